@@ -1,0 +1,154 @@
+"""How does a file reach the disk, whole or not at all?
+
+Every file of an index apart from the library is written through here: checked writes, one fsync that is never retried
+(a failed fsync may have dropped the data, and a second one would report success), then the folder's fsync.
+"""
+
+import fcntl
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import xxhash
+
+from semsearch.errors import IndexBusyError
+
+_READ_BYTES = 1 << 20
+_LOCK_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file must be: its size in bytes, a fast digest that finds damage, a strong one that identifies."""
+
+    bytes: int
+    xxh3: str
+    sha256: str
+
+
+class CheckedWriter:
+    """A new file that is being written; `record` says what was written once it is closed and on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the file.
+
+        :raises FileExistsError: if there is one already; nothing is ever written in place.
+        """
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115  # closed by __exit__
+        self._size = 0
+        self._xxh3 = xxhash.xxh3_128()
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write all of `data` and return its size in bytes.
+
+        :raises OSError: if the disk takes less, whatever the reason.
+        """
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        self._xxh3.update(rest)
+        self._sha256.update(rest)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._size += size
+        return size
+
+    @property
+    def record(self) -> FileRecord:
+        """What was written so far."""
+        return FileRecord(self._size, self._xxh3.hexdigest(), self._sha256.hexdigest())
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Bring the file to the disk, unless writing it failed, and close it."""
+        try:
+            if error is None:
+                _sync(self._file.fileno())
+        finally:
+            self._file.close()
+
+
+def write_file(path: Path, data: bytes) -> FileRecord:
+    """Write a new file, bring it to the disk and return what it must be from now on."""
+    with CheckedWriter(path) as writer:
+        writer.write(data)
+    return writer.record
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give the file this content in one step: readers see the old or the new one, also after a power cut."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    write_file(temporary, data)
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in this folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Bring the names in this folder and all folders below it to the disk, the deepest first."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        sync_folder(Path(folder))
+
+
+def digest_differs(path: Path, record: FileRecord) -> str | None:
+    """Return how the file differs from what it must be, or None if it does not."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != record.bytes:
+            return f"has {size:,} bytes instead of {record.bytes:,}"
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return None if digest.hexdigest() == record.xxh3 else "fails its digest"
+
+
+@contextmanager
+def exclusive_lock(path: Path, purpose: str, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold the lock file at `path`; the system frees it when the process ends, however it ends.
+
+    :raises IndexBusyError: if another process or thread still holds it after `wait_seconds`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    with open(path, "ab") as file:
+        while not _locked(file.fileno()):
+            if time.monotonic() >= deadline:
+                raise IndexBusyError(f"{purpose}: another process holds {path}; wait for it to finish")
+            time.sleep(_LOCK_POLL_SECONDS)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":  # its fsync stops at the drive's own cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)

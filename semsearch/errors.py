@@ -1,0 +1,60 @@
+"""The errors that a caller of semsearch may want to catch.
+
+SemsearchError
+├── RecordError            one record of a source cannot become a paper; its neighbours can
+├── SourceError            a whole source cannot be read on (missing, damaged, a decompression bomb)
+├── PaperNotFoundError     no live paper has this id
+├── EncoderError           the encoder is missing, not the expected one, or gave unusable vectors
+├── IndexMissingError      there is no index in this folder
+├── IndexBusyError         another process is writing this index
+├── NoGenerationError      no verified generation can serve
+└── DamageError            a stored thing is not what was written
+    ├── LibraryDamageError     a row or a vector of the library
+    └── GenerationDamageError  a file of a generation
+
+Bad arguments raise ValueError, as everywhere in Python.
+"""
+
+
+class SemsearchError(Exception):
+    """Base of all errors that semsearch raises on purpose; its text is fit for a user."""
+
+
+class RecordError(SemsearchError):
+    """One record cannot become a paper."""
+
+
+class SourceError(SemsearchError):
+    """A source cannot be read to its end."""
+
+
+class PaperNotFoundError(SemsearchError):
+    """No live paper has this id."""
+
+
+class EncoderError(SemsearchError):
+    """The encoder is missing, is not the expected one, or gave unusable vectors."""
+
+
+class IndexMissingError(SemsearchError):
+    """There is no index in the folder named."""
+
+
+class IndexBusyError(SemsearchError):
+    """Another process holds the lock that this operation needs."""
+
+
+class NoGenerationError(SemsearchError):
+    """No generation of the index could be opened and verified."""
+
+
+class DamageError(SemsearchError):
+    """Something stored is not what was written."""
+
+
+class LibraryDamageError(DamageError):
+    """A row or a vector of the library fails its digest."""
+
+
+class GenerationDamageError(DamageError):
+    """A file of a generation is missing, foreign or fails its digest."""

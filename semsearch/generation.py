@@ -1,0 +1,624 @@
+"""What does one published state of the index consist of, and how is it written, published, verified and opened?
+
+A generation is an immutable folder derived from the library: segments of vectors, tombstones, a manifest. This is the
+only file that knows the names inside an index folder:
+
+    library.db                 the truth
+    CURRENT                    "<generation> <sha256 of its manifest>", replaced by rename only
+    LOCK, REINDEX              held by the one publisher, and for the whole of a reindex
+    generations/000042/        manifest.json  tombstones.npy  segments/000041/{vectors.faiss,seqs.npy}
+    quarantine/                damaged generations are moved here, never deleted
+"""
+
+import base64
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semsearch.durable import CheckedWriter, FileRecord, digest_differs, exclusive_lock, replace_file, sync_folder
+from semsearch.durable import sync_tree, write_file
+from semsearch.encoders.model import EncoderSpec
+from semsearch.errors import GenerationDamageError, IndexBusyError, IndexMissingError, NoGenerationError, SemsearchError
+from semsearch.papers import TEXT_RECIPE
+from semsearch.vectors import RECIPE, Vectors, write_vectors
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+KEEP_SECONDS = 15 * 60
+KEEP_AT_LEAST = 2
+_SPARE_BYTES = 1 << 20
+_CANARIES = 4
+_CANARY_DEPTH = 10
+_CANARY_TOLERANCE = 1e-5
+_NOT_DAMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR}
+
+VectorBlocks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFolder:
+    """Where the things of one index stand."""
+
+    path: Path
+
+    @property
+    def library(self) -> Path:
+        """The SQLite file."""
+        return self.path / "library.db"
+
+    @property
+    def current(self) -> Path:
+        """The file that names the live generation."""
+        return self.path / "CURRENT"
+
+    @property
+    def publish_lock(self) -> Path:
+        """The lock file held during a publish."""
+        return self.path / "LOCK"
+
+    @property
+    def reindex_lock(self) -> Path:
+        """The lock file held during a whole reindex."""
+        return self.path / "REINDEX"
+
+    @property
+    def generations(self) -> Path:
+        """The folder of all generations."""
+        return self.path / "generations"
+
+    @property
+    def quarantine(self) -> Path:
+        """The folder of damaged generations."""
+        return self.path / "quarantine"
+
+    def generation(self, number: int) -> Path:
+        """The folder of one generation."""
+        return self.generations / f"{number:06d}"
+
+    def published(self) -> list[int]:
+        """Return the numbers of all generations that stand there whole or damaged, newest first."""
+        return sorted((int(path.name) for path in self.generations.glob("*") if path.name.isdigit()), reverse=True)
+
+    def check_exists(self) -> None:
+        """Do nothing for a folder that holds an index.
+
+        :raises IndexMissingError: if it holds none, or only the derived half of one.
+        """
+        if self.library.is_file():
+            return
+        if self.current.exists() or self.published():
+            raise IndexMissingError(f"{self.library} is missing although its index is there; restore it from a backup")
+        raise IndexMissingError(f"there is no index in {self.path}; create one with: semsearch index --index {self.path} FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """One segment as its manifest tells it."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A question whose answer is known: a vector (float32, base64) and the seqs and scores of its nearest rows."""
+
+    vector: str
+    seqs: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a generation is made of and what made it."""
+
+    generation: int
+    parent: int | None
+    created_at: str
+    papers: int
+    rows: int
+    last_seq: int
+    encoder: EncoderSpec
+    segments: tuple[SegmentRecord, ...]
+    files: dict[str, FileRecord]
+    canaries: tuple[Canary, ...]
+    text_recipe: str = TEXT_RECIPE
+    index_recipe: str = RECIPE
+    approximate: bool = False
+    recall_at_10: float = 1.0
+    format_version: int = FORMAT_VERSION
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest file's content, which carries a digest of its own for when CURRENT is lost."""
+        body = asdict(self)
+        return json.dumps({"sha256": _body_digest(body), "manifest": body}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Manifest":
+        """Return the manifest that `to_bytes` wrote.
+
+        :raises GenerationDamageError: if it is not what was written.
+        :raises SemsearchError: if a newer semsearch wrote it.
+        """
+        try:
+            outer = json.loads(data)
+            body = outer["manifest"]
+            if outer["sha256"] != _body_digest(body):
+                raise GenerationDamageError("its manifest fails its digest")
+            if body["format_version"] != FORMAT_VERSION:
+                raise SemsearchError(
+                    f"the index has format {body['format_version']}, this semsearch reads {FORMAT_VERSION}; "
+                    "use the semsearch that wrote it, or index its sources again into another folder"
+                )
+            return _manifest_from(body)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise GenerationDamageError(f"its manifest cannot be read ({type(error).__name__})") from error
+
+
+def _body_digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _manifest_from(body: dict[str, Any]) -> Manifest:
+    return Manifest(
+        **body
+        | {
+            "encoder": EncoderSpec(**body["encoder"]),
+            "segments": tuple(SegmentRecord(**segment) for segment in body["segments"]),
+            "files": {name: FileRecord(**record) for name, record in body["files"].items()},
+            "canaries": tuple(
+                Canary(canary["vector"], tuple(canary["seqs"]), tuple(canary["scores"])) for canary in body["canaries"]
+            ),
+        }
+    )
+
+
+class Segment:
+    """An immutable run of rows: their vectors and, ascending, the seqs of the versions they belong to."""
+
+    def __init__(self, folder: Path, record: SegmentRecord) -> None:
+        """Map the segment's files, whose digests must have been checked."""
+        self.name = record.name
+        self.rows = record.rows
+        self.vectors = Vectors(folder / _VECTORS)
+        self.seqs: NDArray[np.int64] = np.load(folder / _SEQS, mmap_mode="r", allow_pickle=False)
+        if (self.vectors.rows, self.seqs.shape) != (record.rows, (record.rows,)):
+            raise GenerationDamageError(
+                f"segment {record.name} has {self.vectors.rows} vectors and {len(self.seqs)} seqs, not {record.rows} of each"
+            )
+
+
+_VECTORS, _SEQS, _TOMBSTONES, _MANIFEST = "vectors.faiss", "seqs.npy", "tombstones.npy", "manifest.json"
+
+
+class Generation:
+    """One open generation; immutable, safe to share between threads.
+
+    A row is a position in it: segments laid end to end. Rows join to seqs here and nowhere else.
+    """
+
+    def __init__(self, manifest: Manifest, segments: Sequence[Segment], tombstones: NDArray[np.int64]) -> None:
+        """Lay the open segments end to end; `tombstones` are the dead rows, ascending."""
+        self.manifest = manifest
+        self.segments = tuple(segments)
+        self.tombstones = tombstones
+        self.starts = [0, *np.cumsum([segment.rows for segment in segments]).tolist()]
+        self._alive = [
+            _alive(start, segment.rows, tombstones) for start, segment in zip(self.starts, self.segments, strict=False)
+        ]
+        found = (self.starts[-1], self.starts[-1] - len(tombstones))
+        if found != (manifest.rows, manifest.papers):
+            raise GenerationDamageError(
+                f"it holds {found[0]} rows and {found[1]} papers, its manifest counts {manifest.rows} and {manifest.papers}"
+            )
+
+    @property
+    def papers(self) -> int:
+        """How many papers can be found."""
+        return self.manifest.papers
+
+    def nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the scores and rows of the k best live rows per query, both (n_queries, <= k), best first."""
+        k = min(k, self.papers)
+        if k == 0:
+            empty = (len(queries), 0)
+            return np.empty(empty, dtype=np.float32), np.empty(empty, dtype=np.int64)
+        found = [
+            (scores, np.where(rows < 0, -1, rows + start))
+            for start, segment, alive in zip(self.starts, self.segments, self._alive, strict=False)
+            for scores, rows in [segment.vectors.nearest(queries, min(k, segment.rows), alive)]
+        ]
+        scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def vectors_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors at these rows, shape (n, dimension)."""
+        return self._gather(
+            rows, lambda segment, local: segment.vectors.at(local), (self.manifest.encoder.dimension,), np.float32
+        )
+
+    def seqs_at(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the library's seqs of the versions at these rows, shape (n,)."""
+        return self._gather(rows, lambda segment, local: segment.seqs[local], (), np.int64)
+
+    def rows_of(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the row of each of these versions, -1 for those that have no row; dead rows are given too."""
+        rows = np.full(len(seqs), -1, dtype=np.int64)
+        for start, segment in zip(self.starts, self.segments, strict=False):
+            local = np.minimum(np.searchsorted(segment.seqs, seqs), segment.rows - 1)
+            rows = np.where(segment.seqs[local] == seqs, local + start, rows)
+        return rows
+
+    def is_live(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these rows can be found, shape (n,)."""
+        return (rows >= 0) & ~np.isin(rows, self.tombstones)
+
+    def live_seqs(self) -> NDArray[np.int64]:
+        """Return the seqs of all versions that can be found, ascending."""
+        seqs = np.concatenate([segment.seqs for segment in self.segments]) if self.segments else np.empty(0, np.int64)
+        return np.sort(np.delete(seqs, self.tombstones))
+
+    def _gather(
+        self,
+        rows: NDArray[np.int64],
+        take: Callable[[Segment, NDArray[np.int64]], NDArray[Any]],
+        shape: tuple[int, ...],
+        dtype: type[np.generic],
+    ) -> NDArray[Any]:
+        gathered = np.empty((len(rows), *shape), dtype=dtype)
+        owners = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(owners):
+            mine = owners == number
+            gathered[mine] = take(self.segments[number], rows[mine] - self.starts[number])
+        return gathered
+
+
+def _alive(start: int, rows: int, tombstones: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    dead = tombstones[(tombstones >= start) & (tombstones < start + rows)] - start
+    if not dead.size:
+        return None
+    alive = np.ones(rows, dtype=np.bool_)
+    alive[dead] = False
+    return alive
+
+
+# Publishing
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a new generation shall be, before its files are written.
+
+    `kept` are segments of the parent, taken over by hard link; `added` (of `added_rows` rows, seqs ascending) becomes
+    one new segment; `tombstones` are rows counted over the kept segments and then the new one.
+    """
+
+    parent: Generation | None
+    kept: tuple[Segment, ...]
+    added: VectorBlocks
+    added_rows: int
+    tombstones: NDArray[np.int64]
+    last_seq: int
+    encoder: EncoderSpec
+
+
+def publish(folder: IndexFolder, draft: Draft) -> Generation:
+    """Write, verify and publish a new generation; return it open. The caller holds the publish lock.
+
+    Each step only follows when the one before is on the disk; whatever fails, the live generation stays as it is.
+
+    :raises SemsearchError: if the disk has not enough space, or what was written does not read back.
+    """
+    folder.generations.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    number = max([*folder.published(), *_quarantined(folder)], default=0) + 1
+    target = folder.generation(number)
+    temporary = target.with_suffix(".tmp")
+    _check_space(folder, draft)
+    (temporary / "segments").mkdir(parents=True)
+    try:
+        generation = _write(temporary, number, draft)
+        sync_tree(temporary)
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.generations)
+    manifest_sha256 = hashlib.sha256(generation.manifest.to_bytes()).hexdigest()
+    replace_file(folder.current, f"{number:06d} {manifest_sha256}\n".encode())
+    _remove_old(folder, number)
+    logger.info("published generation %d with %d papers", number, generation.papers)
+    return generation
+
+
+def _write(temporary: Path, number: int, draft: Draft) -> Generation:
+    files: dict[str, FileRecord] = {}
+    segments = list(draft.kept)
+    for segment in draft.kept:
+        files |= _link_segment(temporary, segment.name, draft)
+    if draft.added_rows:
+        name = f"{number:06d}"
+        record, written = _write_segment(temporary, name, draft)
+        files |= written
+        _check_written(temporary, written)
+        segments.append(Segment(temporary / "segments" / name, record))
+    tombstones = {_TOMBSTONES: _write_array(temporary / _TOMBSTONES, draft.tombstones)}
+    _check_written(temporary, tombstones)
+    files |= tombstones
+    rows = sum(segment.rows for segment in segments)
+    manifest = Manifest(
+        generation=number,
+        parent=draft.parent.manifest.generation if draft.parent else None,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        papers=rows - len(draft.tombstones),
+        rows=rows,
+        last_seq=draft.last_seq,
+        encoder=draft.encoder,
+        segments=tuple(SegmentRecord(segment.name, segment.rows) for segment in segments),
+        files=files,
+        canaries=(),
+    )
+    generation = Generation(manifest, segments, draft.tombstones)
+    generation.manifest = replace(manifest, canaries=tuple(_make_canaries(generation)))
+    sync_tree(temporary)
+    write_file(temporary / _MANIFEST, generation.manifest.to_bytes())
+    return generation
+
+
+def _link_segment(temporary: Path, name: str, draft: Draft) -> dict[str, FileRecord]:
+    assert draft.parent is not None, "kept segments come from a parent"
+    source = temporary.parent / f"{draft.parent.manifest.generation:06d}"
+    (temporary / "segments" / name).mkdir()
+    linked: dict[str, FileRecord] = {}
+    for file in (_VECTORS, _SEQS):
+        relative = f"segments/{name}/{file}"
+        linked[relative] = draft.parent.manifest.files[relative]
+        _link_or_copy(source / relative, temporary / relative)
+    return linked
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
+            raise
+        with source.open("rb") as file, CheckedWriter(target) as writer:  # a file system without hard links
+            while block := file.read(1 << 20):
+                writer.write(block)
+
+
+def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRecord, dict[str, FileRecord]]:
+    folder = temporary / "segments" / name
+    folder.mkdir()
+    seqs: list[NDArray[np.int64]] = []
+
+    def vectors() -> Iterator[NDArray[np.float32]]:
+        for block_seqs, block in draft.added:
+            seqs.append(block_seqs)
+            yield block
+
+    with CheckedWriter(folder / _VECTORS) as writer:
+        rows = write_vectors(vectors(), draft.encoder.dimension, writer.write)
+    all_seqs = np.concatenate(seqs)
+    if rows != draft.added_rows or len(all_seqs) != rows or not (np.diff(all_seqs) > 0).all():
+        raise SemsearchError(f"the new segment got {rows} rows and {len(all_seqs)} seqs, planned were {draft.added_rows}")
+    prefix = f"segments/{name}/"
+    return SegmentRecord(name, rows), {
+        prefix + _VECTORS: writer.record,
+        prefix + _SEQS: _write_array(folder / _SEQS, all_seqs),
+    }
+
+
+def _write_array(path: Path, array: NDArray[np.int64]) -> FileRecord:
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return write_file(path, buffer.getvalue())
+
+
+def _check_written(temporary: Path, files: dict[str, FileRecord]) -> None:
+    for name, record in files.items():
+        if difference := digest_differs(temporary / name, record):
+            raise SemsearchError(f"{temporary / name} {difference} right after it was written; check the disk")
+
+
+def _check_space(folder: IndexFolder, draft: Draft) -> None:
+    needed = draft.added_rows * (4 * draft.encoder.dimension + 8) + 8 * len(draft.tombstones) + _SPARE_BYTES
+    free = shutil.disk_usage(folder.path).free
+    if free < needed:
+        raise SemsearchError(
+            f"{folder.path} has {free / 1e6:,.0f} MB free, the new generation needs {needed / 1e6:,.0f} MB; "
+            "what was encoded is safe in the library: free some space and run the same command again"
+        )
+
+
+def _make_canaries(generation: Generation) -> Iterator[Canary]:
+    live = np.delete(np.arange(generation.manifest.rows), generation.tombstones)
+    if not live.size:
+        return
+    chosen = live[np.unique(np.linspace(0, live.size - 1, _CANARIES).astype(np.int64))]
+    for vector in generation.vectors_at(chosen):
+        seqs, scores = _canary_answer(generation, vector)
+        if abs(scores[0] - 1) > _CANARY_TOLERANCE:
+            raise SemsearchError(f"a stored vector's nearest row has score {scores[0]}, not 1: the segment is unusable")
+        yield Canary(base64.b64encode(vector.astype("<f4").tobytes()).decode(), seqs, scores)
+
+
+def _canary_answer(generation: Generation, vector: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    scores, rows = generation.nearest(vector[None, :], _CANARY_DEPTH)
+    return tuple(generation.seqs_at(rows[0]).tolist()), tuple(scores[0].tolist())
+
+
+def _check_canary(generation: Generation, canary: Canary) -> None:
+    vector = np.frombuffer(base64.b64decode(canary.vector), dtype="<f4")
+    seqs, scores = _canary_answer(generation, vector)
+    if len(scores) != len(canary.scores) or not np.allclose(scores, canary.scores, rtol=0, atol=_CANARY_TOLERANCE):
+        raise GenerationDamageError("a canary query gets other scores than when it was published")
+    cutoff = canary.scores[-1] + 2 * _CANARY_TOLERANCE  # what ties with the last place may change places with it
+    certain = {seq for seq, score in zip(canary.seqs, canary.scores, strict=True) if score > cutoff}
+    if not certain <= set(seqs):
+        raise GenerationDamageError("a canary query gets other papers than when it was published")
+
+
+def _remove_abandoned(folder: IndexFolder) -> None:
+    for path in folder.generations.glob("*.tmp"):  # we hold the lock, so nobody is writing them
+        shutil.rmtree(path)
+
+
+def _remove_old(folder: IndexFolder, live: int) -> None:
+    for number in folder.published()[KEEP_AT_LEAST:]:
+        path = folder.generation(number)
+        if number != live and time.time() - path.stat().st_mtime > KEEP_SECONDS:
+            abandoned = path.with_suffix(".tmp")
+            path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
+            shutil.rmtree(abandoned)
+
+
+def _quarantined(folder: IndexFolder) -> list[int]:
+    return [int(path.name[:6]) for path in folder.quarantine.glob("*") if path.name[:6].isdigit()]
+
+
+# Opening
+
+
+def current_generation(folder: IndexFolder) -> tuple[int, str] | None:
+    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or unreadable."""
+    try:
+        number, digest = folder.current.read_text(encoding="ascii").split()
+        return int(number), digest
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def open_current(folder: IndexFolder, reuse: Generation | None = None) -> Generation:
+    """Return the live generation, verified; where it is damaged, the newest older one that is not, loudly.
+
+    Damaged generations are moved to quarantine if nobody is publishing. Segments that `reuse` has open already, and
+    that are the same files, are shared instead of read again.
+
+    :raises NoGenerationError: if none can serve.
+    """
+    folder.check_exists()
+    named = current_generation(folder)
+    candidates = folder.published()
+    if named:
+        candidates = [named[0], *(number for number in candidates if number < named[0])]
+    damaged: list[tuple[int, str]] = []
+    for number in candidates:
+        expected = named[1] if named and number == named[0] else None
+        try:
+            generation = open_generation(folder, number, expected, reuse)
+        except GenerationDamageError as error:
+            logger.error("generation %d in %s is damaged: %s", number, folder.path, error)
+            damaged.append((number, str(error)))
+            continue
+        if damaged or not named:
+            logger.error("serving generation %d instead", number)
+        _quarantine(folder, [number for number, _ in damaged])
+        return generation
+    if damaged:
+        reasons = "; ".join(f"generation {number}: {reason}" for number, reason in damaged)
+        raise NoGenerationError(f"no generation in {folder.path} is sound ({reasons}); rebuild it with: semsearch index")
+    raise NoGenerationError(f"nothing is published in {folder.path} yet; publish what the library holds with: semsearch index")
+
+
+def open_generation(
+    folder: IndexFolder, number: int, manifest_sha256: str | None = None, reuse: Generation | None = None
+) -> Generation:
+    """Return this generation, every file of it checked and its canaries asked.
+
+    :raises GenerationDamageError: naming everything that is missing, foreign or different.
+    """
+    path = folder.generation(number)
+    try:
+        return _open_verified(path, number, manifest_sha256, reuse)
+    except GenerationDamageError:
+        raise
+    except OSError as error:
+        if error.errno in _NOT_DAMAGE:
+            raise SemsearchError(f"{path} cannot be opened now: {error}") from error
+        raise GenerationDamageError(f"{path}: {error}") from error
+    except (ValueError, RuntimeError) as error:  # numpy and FAISS on files that are not what they should be
+        raise GenerationDamageError(f"{path}: {error}") from error
+
+
+def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: Generation | None) -> Generation:
+    data = (path / _MANIFEST).read_bytes()
+    if manifest_sha256 is not None and hashlib.sha256(data).hexdigest() != manifest_sha256:
+        raise GenerationDamageError("its manifest is not the one that CURRENT names")
+    manifest = Manifest.from_bytes(data)
+    if manifest.generation != number:
+        raise GenerationDamageError(f"its manifest is that of generation {manifest.generation}")
+    shared = {segment.name: segment for segment in reuse.segments} if reuse else {}
+    problems = list(_different_files(path, manifest, reuse))
+    if problems:
+        raise GenerationDamageError("; ".join(problems))
+    segments = [
+        shared[record.name]
+        if reuse and record.name in shared and _same_segment(record.name, manifest, reuse.manifest)
+        else Segment(path / "segments" / record.name, record)
+        for record in manifest.segments
+    ]
+    generation = Generation(manifest, segments, np.load(path / _TOMBSTONES, allow_pickle=False))
+    for canary in manifest.canaries:
+        _check_canary(generation, canary)
+    return generation
+
+
+def _same_segment(name: str, one: Manifest, other: Manifest) -> bool:
+    return all(
+        one.files.get(f"segments/{name}/{file}") == other.files.get(f"segments/{name}/{file}") for file in (_VECTORS, _SEQS)
+    )
+
+
+def _different_files(path: Path, manifest: Manifest, reuse: Generation | None) -> Iterator[str]:
+    known = reuse.manifest.files if reuse else {}
+    for name, record in manifest.files.items():
+        if name.startswith("segments/") and known.get(name) == record:
+            continue
+        try:
+            if difference := digest_differs(path / name, record):
+                yield f"{name} {difference}"
+        except FileNotFoundError:
+            yield f"{name} is missing"
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    for name in sorted(present - set(manifest.files) - {_MANIFEST}):
+        yield f"{name} does not belong there"
+
+
+def _quarantine(folder: IndexFolder, numbers: Sequence[int]) -> None:
+    """Move damaged generations aside, if nobody is publishing; a later open will try again."""
+    if not any(folder.generation(number).exists() for number in numbers):
+        return
+    try:
+        with exclusive_lock(folder.publish_lock, "quarantine"):
+            folder.quarantine.mkdir(exist_ok=True)
+            for number in numbers:
+                path = folder.generation(number)
+                if path.exists():
+                    moved = folder.quarantine / f"{number:06d}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+                    path.rename(moved)
+                    logger.error("moved generation %d to %s", number, moved)
+            sync_folder(folder.generations)
+            sync_folder(folder.quarantine)
+    except IndexBusyError:
+        logger.warning("the damaged generations stay where they are while another process publishes")
+    except OSError as error:
+        logger.warning("the damaged generations could not be moved: %s", error)
+
+
