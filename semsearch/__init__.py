@@ -1,6 +1,6 @@
 """Semantic search over scientific-paper abstracts, on your own machine.
 
-    from semsearch import IndexFolder, Reindexer, Searcher
+    from semsearch import IndexFolder, Searcher, imports_of, update_index
 
 Names are loaded when first used: `import semsearch` loads neither faiss nor torch.
 """
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from semsearch.generation import IndexFolder
     from semsearch.library import Library
     from semsearch.papers import Paper
-    from semsearch.reindex import Reindexer
+    from semsearch.reindex import imports_of, update_index
     from semsearch.search import Answer, Hit, Searcher
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Hit", "IndexFolder", "Library", "Paper", "Reindexer", "Searcher", "__version__"]
+__all__ = ["Answer", "Hit", "IndexFolder", "Library", "Paper", "Searcher", "__version__", "imports_of", "update_index"]
 
 _HOMES = {
     "Answer": "semsearch.search",
@@ -24,12 +24,13 @@ _HOMES = {
     "IndexFolder": "semsearch.generation",
     "Library": "semsearch.library",
     "Paper": "semsearch.papers",
-    "Reindexer": "semsearch.reindex",
     "Searcher": "semsearch.search",
+    "imports_of": "semsearch.reindex",
+    "update_index": "semsearch.reindex",
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  # PEP 562: the type depends on the name
+def __getattr__(name: str) -> Any:  # PEP 562: the type depends on the name
     """Return the public name, importing its room on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'semsearch' has no attribute {name!r}")

@@ -28,8 +28,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semsearch.durable import CheckedWriter, FileRecord, digest_differs, exclusive_lock, replace_file, sync_folder
-from semsearch.durable import sync_tree, write_file
+from semsearch.durable import (
+    CheckedWriter,
+    FileRecord,
+    digest_differs,
+    exclusive_lock,
+    replace_file,
+    sync_folder,
+    sync_tree,
+    write_file,
+)
 from semsearch.encoders.model import EncoderSpec
 from semsearch.errors import GenerationDamageError, IndexBusyError, IndexMissingError, NoGenerationError, SemsearchError
 from semsearch.papers import TEXT_RECIPE
@@ -102,7 +110,9 @@ class IndexFolder:
             return
         if self.current.exists() or self.published():
             raise IndexMissingError(f"{self.library} is missing although its index is there; restore it from a backup")
-        raise IndexMissingError(f"there is no index in {self.path}; create one with: semsearch index --index {self.path} FILE")
+        raise IndexMissingError(
+            f"there is no index in {self.path}; create one with: semsearch index --index {self.path} FILE"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +427,9 @@ def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRec
         rows = write_vectors(vectors(), draft.encoder.dimension, writer.write)
     all_seqs = np.concatenate(seqs)
     if rows != draft.added_rows or len(all_seqs) != rows or not (np.diff(all_seqs) > 0).all():
-        raise SemsearchError(f"the new segment got {rows} rows and {len(all_seqs)} seqs, planned were {draft.added_rows}")
+        raise SemsearchError(
+            f"the new segment got {rows} rows and {len(all_seqs)} seqs, planned were {draft.added_rows}"
+        )
     prefix = f"segments/{name}/"
     return SegmentRecord(name, rows), {
         prefix + _VECTORS: writer.record,
@@ -533,8 +545,12 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None) -> Genera
         return generation
     if damaged:
         reasons = "; ".join(f"generation {number}: {reason}" for number, reason in damaged)
-        raise NoGenerationError(f"no generation in {folder.path} is sound ({reasons}); rebuild it with: semsearch index")
-    raise NoGenerationError(f"nothing is published in {folder.path} yet; publish what the library holds with: semsearch index")
+        raise NoGenerationError(
+            f"no generation in {folder.path} is sound ({reasons}); rebuild it with: semsearch index"
+        )
+    raise NoGenerationError(
+        f"nothing is published in {folder.path} yet; publish what the library holds with: semsearch index"
+    )
 
 
 def open_generation(
@@ -582,7 +598,8 @@ def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: 
 
 def _same_segment(name: str, one: Manifest, other: Manifest) -> bool:
     return all(
-        one.files.get(f"segments/{name}/{file}") == other.files.get(f"segments/{name}/{file}") for file in (_VECTORS, _SEQS)
+        one.files.get(f"segments/{name}/{file}") == other.files.get(f"segments/{name}/{file}")
+        for file in (_VECTORS, _SEQS)
     )
 
 
@@ -620,5 +637,3 @@ def _quarantine(folder: IndexFolder, numbers: Sequence[int]) -> None:
         logger.warning("the damaged generations stay where they are while another process publishes")
     except OSError as error:
         logger.warning("the damaged generations could not be moved: %s", error)
-
-

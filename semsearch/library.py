@@ -510,7 +510,16 @@ def _deletion_row(seq: int, paper_id: str, origin: str) -> _ChangeRow:
 
 
 def _bare_row(seq: int, kind: int, paper_id: str, origin: str) -> _ChangeRow:
-    return (seq, kind, paper_id, origin, None, None, None, _change_digest(seq, kind, paper_id, origin, None, None, None))
+    return (
+        seq,
+        kind,
+        paper_id,
+        origin,
+        None,
+        None,
+        None,
+        _change_digest(seq, kind, paper_id, origin, None, None, None),
+    )
 
 
 def content_digest(content: str) -> bytes:

@@ -243,7 +243,11 @@ def normalise_published(value: str | int | None) -> str | None:
     if not match:
         raise RecordError(f"the date {text[:40]!r} is neither a year nor an ISO date such as 2017-06-12")
     year, month, day = match["year"], match["month"], match["day"]
-    if int(year) < 1000 or (month and not 1 <= int(month) <= 12) or (day and not _real_day(int(year), int(month), int(day))):
+    if (
+        int(year) < 1000
+        or (month and not 1 <= int(month) <= 12)
+        or (day and not _real_day(int(year), int(month), int(day)))
+    ):
         raise RecordError(f"the date {text[:40]!r} names no real day")
     return "-".join([year, *(f"{int(part):02d}" for part in (month, day) if part)])
 

@@ -2,42 +2,39 @@
 
 The writing corridor: sources -> library -> encoder -> generation. A paper's version and its vector are committed
 together, batch by batch, so a run that is killed has lost at most the batch it was encoding, and the next run goes on
-from there. `publish_pending` turns whatever the library holds beyond the live generation into a new one, without
-encoding anything.
+from there.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from semsearch.durable import exclusive_lock
-from semsearch.encoders import DEFAULT_MODEL, Encoder, EncoderSpec, ModelFolder, checked, load_encoder
+from semsearch.encoders import DEFAULT_MODEL, Encoder, LazyEncoder, ModelFolder, checked, load_encoder
 from semsearch.errors import NoGenerationError, SemsearchError, SourceError
-from semsearch.generation import Draft, Generation, IndexFolder, Segment, open_current, publish
+from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Embedding, Library, content_digest, text_digest
 from semsearch.papers import Paper
-from semsearch.readers import Found, Rejected, origin_of, read
-
-logger = logging.getLogger(__name__)
+from semsearch.publishing import publish_pending
+from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
 _WINDOW_PAPERS = 2_048
 _MAX_BATCH_TEXTS = 256
-_ROWS_PER_SCAN = 10_000
 _KEPT_REJECTIONS = 1_000
-_PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come: papers read and texts encoded so far, and the current source."""
+    """How far a run has come: papers dealt with, how many are expected in all, texts encoded.
+
+    `expected` is estimated from the bytes read so far; None while nothing can be said.
+    """
 
     source: str
-    read: int
+    done: int
+    expected: int | None
     encoded: int
 
 
@@ -66,135 +63,148 @@ class ReindexReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
-    """A paper that is new or changed and not yet in the library."""
+class Import:
+    """What to read: sources that share one origin, and how strictly."""
 
-    paper: Paper
+    origin: str
+    sources: tuple[str | Path, ...]
+    format: str | None = None
+    sync: bool = False
+    strict: bool = False
+
+
+def imports_of(
+    sources: Sequence[str | Path],
+    *,
+    origin: str | None = None,
+    format: str | None = None,
+    sync: bool = False,
+    strict: bool = False,
+) -> list[Import]:
+    """Return the sources grouped by origin: the one given, or each source's own name."""
+    by_origin: dict[str, list[str | Path]] = {}
+    for source in sources:
+        by_origin.setdefault(origin or origin_of(source), []).append(source)
+    return [Import(name, tuple(members), format, sync, strict) for name, members in by_origin.items()]
+
+
+def update_index(
+    index: str | Path,
+    imports: Sequence[Import],
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    load: Callable[[ModelFolder, str | None], Encoder] = load_encoder,
+) -> ReindexReport:
+    """Bring the library and the published generation up to these imports; return what that took.
+
+    With no imports, only what the library already holds is published. With `sync`, papers that an origin no longer
+    holds are deleted, provided that all of it could be read. With `strict`, the first bad record ends the run.
+
+    :param model: defaults to the one that the index was made with, or the packaged one for a new index.
+    :raises IndexBusyError: if another reindex of this index is running.
+    :raises SourceError: with `strict`, naming the bad record; what was read before it stays in the library.
+    :raises EncoderError: if the encoder is not to be had, or gives unusable vectors; nothing is published then.
+    """
+    folder = IndexFolder(Path(index))
+    with exclusive_lock(folder.reindex_lock, "reindex"):
+        parent = _live_generation(folder)
+        found = ModelFolder.find(model or (parent.manifest.encoder.name if parent else DEFAULT_MODEL))
+        if parent and model is None:
+            _check_same_space(parent, found)
+        with _open_library(folder) as library:
+            run = _Run(library, LazyEncoder(found, device, load), on_progress or (lambda progress: None))
+            library.start_sightings()
+            for each in imports:
+                run.bring_in(each)
+            if parent is None or parent.manifest.encoder.fingerprint != found.spec.fingerprint:
+                run.encode_missing()
+            generation = publish_pending(folder, library, found.spec)
+        run.report.generation = generation.manifest.generation
+        run.report.papers = generation.papers
+        return run.report
+
+
+def _open_library(folder: IndexFolder) -> Library:
+    if folder.current.exists() or folder.published():
+        folder.check_exists()  # an index that lost its library is refused, never begun anew
+    return Library.create(folder.library)
+
+
+def _live_generation(folder: IndexFolder) -> Generation | None:
+    if not folder.library.is_file():
+        return None
+    try:
+        return open_current(folder)
+    except NoGenerationError:
+        return None
+
+
+def _check_same_space(parent: Generation, found: ModelFolder) -> None:
+    made_by, now = parent.manifest.encoder, found.spec
+    if made_by.fingerprint != now.fingerprint:
+        raise SemsearchError(
+            f"the index was made with {made_by.name} ({made_by.fingerprint[:12]}), but that name now gives another vector "
+            f"space ({now.fingerprint[:12]}); encode everything anew with: semsearch index --model {now.name}"
+        )
+
+
+class _Text(NamedTuple):
     digest: bytes
+    text: str
+    tokens: int
 
 
-class Reindexer:
-    """One writer of one index; a run holds the index's reindex lock from beginning to end."""
+class _Run:
+    """One run of one writer: what it works with and what it has done so far."""
 
-    def __init__(
-        self,
-        folder: IndexFolder,
-        *,
-        model: str | None = None,
-        device: str | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
-        load: Callable[[ModelFolder, str | None], Encoder] = load_encoder,
-    ) -> None:
-        """Prepare a run; `model` defaults to the one that the index was made with, or the packaged one."""
-        self._folder = folder
-        self._model_name = model
-        self._device = device
-        self._load = load
-        self._on_progress = on_progress or (lambda progress: None)
-        self._loaded: Encoder | None = None
+    def __init__(self, library: Library, encoder: Encoder, on_progress: Callable[[Progress], None]) -> None:
+        self.report = ReindexReport()
+        self._library = library
+        self._encoder = encoder
+        self._number = library.encoder_number(encoder.spec.fingerprint, encoder.spec.name)
+        self._on_progress = on_progress
+        self._bytes: int | None = None  # of the current import, and how much of it is read
+        self._bytes_read = 0
+        self._done_before = 0  # papers of the imports before it
 
-    def run(
-        self,
-        sources: Sequence[str | Path],
-        *,
-        format: str | None = None,
-        origin: str | None = None,
-        sync: bool = False,
-        strict: bool = False,
-    ) -> ReindexReport:
-        """Bring the library and the published generation up to these sources; return what that took.
+    # One import: read, compare, encode and commit what is new, delete what is gone.
 
-        With no sources, only what the library already holds is published. With `sync`, papers that an origin no longer
-        holds are deleted, provided that all of it could be read. With `strict`, the first bad record ends the run.
-
-        :raises IndexBusyError: if another reindex of this index is running.
-        :raises SourceError: with `strict`, naming the bad record; what was read before it stays in the library.
-        """
-        with exclusive_lock(self._folder.reindex_lock, "reindex"):
-            report = ReindexReport()
-            with self._open_library() as library:
-                parent = self._live_generation()
-                self._model = ModelFolder.find(self._model_name or (parent.manifest.encoder.name if parent else DEFAULT_MODEL))
-                self._check_model(parent)
-                self._number = library.encoder_number(self._model.spec.fingerprint, self._model.spec.name)
-                library.start_sightings()
-                by_origin: dict[str, list[str | Path]] = {}
-                for source in sources:
-                    by_origin.setdefault(origin or origin_of(source), []).append(source)
-                for name, members in by_origin.items():
-                    self._import(library, name, members, format, sync, strict, report)
-                self._encode_missing(library, parent, report)
-                self._publish(library, report)
-            return report
-
-    def _open_library(self) -> Library:
-        if not self._folder.library.is_file() and (self._folder.current.exists() or self._folder.published()):
-            self._folder.check_exists()  # an index without its library is refused, never begun anew
-        return Library.create(self._folder.library)
-
-    def _live_generation(self) -> Generation | None:
-        try:
-            return open_current(self._folder)
-        except NoGenerationError:
-            return None
-
-    def _check_model(self, parent: Generation | None) -> None:
-        if parent and self._model_name is None and parent.manifest.encoder.fingerprint != self._model.spec.fingerprint:
-            raise SemsearchError(
-                f"the index was made with {parent.manifest.encoder.name} ({parent.manifest.encoder.fingerprint[:12]}), but "
-                f"that name now gives another vector space ({self._model.spec.fingerprint[:12]}); encode everything anew "
-                f"with: semsearch index --model {self._model.spec.name}"
-            )
-
-    @property
-    def _encoder(self) -> Encoder:
-        if self._loaded is None:  # only when there is something to encode: loading takes seconds
-            self._loaded = self._load(self._model, self._device)
-        return self._loaded
-
-    # One origin: read, compare, encode and commit what is new, delete what is gone.
-
-    def _import(
-        self,
-        library: Library,
-        origin: str,
-        sources: Sequence[str | Path],
-        format: str | None,
-        sync: bool,
-        strict: bool,
-        report: ReindexReport,
-    ) -> None:
+    def bring_in(self, source: Import) -> None:
+        """Bring the library up to this import."""
+        sizes = [size_of(path) for path in source.sources]
+        self._bytes = None if None in sizes else sum(size or 0 for size in sizes)
+        self._bytes_read = 0
+        self._done_before = self._done
+        failures_before = len(self.report.failures)
         unidentified = 0
-        complete = True
-        entries = self._entries(sources, origin, format, report)
+        entries = self._entries(source)
         while window := list(islice(entries, _WINDOW_PAPERS)):
             rejected = [entry for entry in window if isinstance(entry, Rejected)]
-            found = [entry for entry in window if isinstance(entry, Found)]
             unidentified += sum(entry.paper_id is None for entry in rejected)
-            library.sight(origin, {entry.paper_id: str(entry.place) for entry in rejected if entry.paper_id})
-            papers, repeated = self._first_sightings(library, origin, found)
+            self._library.sight(source.origin, {bad.paper_id: str(bad.place) for bad in rejected if bad.paper_id})
+            papers, repeated = self._first_sightings(source.origin, [e for e in window if isinstance(e, Found)])
             for entry in rejected + repeated:
-                report.reject(entry)
-            self._add(library, origin, papers, report)
-            if strict and (bad := rejected + repeated):
-                raise SourceError(f"{bad[0].place}: {bad[0].reason}; fix the record, or run without --strict to skip it")
-            self._on_progress(Progress(origin, report.new + report.changed + report.unchanged, report.encoded))
-        complete = not any(failure.startswith(f"{origin}: ") for failure in report.failures)
-        if sync:
-            self._delete_gone(library, origin, unidentified, complete, report)
+                self.report.reject(entry)
+            self._add(source, papers)
+            if source.strict and (bad_records := rejected + repeated):
+                bad = min(bad_records, key=lambda entry: (entry.place.file, entry.place.line))
+                raise SourceError(f"{bad.place}: {bad.reason}; fix the record, or run without --strict to skip it")
+        if source.sync:
+            self._delete_gone(source.origin, unidentified, len(self.report.failures) > failures_before)
 
-    def _entries(
-        self, sources: Sequence[str | Path], origin: str, format: str | None, report: ReindexReport
-    ) -> Iterator[Found | Rejected]:
-        for source in sources:
+    def _entries(self, source: Import) -> Iterator[Found | Rejected]:
+        for path in source.sources:
             try:
-                yield from read(source, format=format, default_source=origin)
+                yield from read(path, format=source.format, default_source=source.origin, on_read=self._count_bytes)
             except SourceError as error:
-                report.failures.append(f"{origin}: {error}")
+                self.report.failures.append(f"{source.origin}: {error}")
 
-    def _first_sightings(
-        self, library: Library, origin: str, found: Sequence[Found]
-    ) -> tuple[list[Paper], list[Rejected]]:
+    def _count_bytes(self, number: int) -> None:
+        self._bytes_read += number
+
+    def _first_sightings(self, origin: str, found: Sequence[Found]) -> tuple[list[Paper], list[Rejected]]:
         """Return the papers that this run sees for the first time, and the repeated ones as rejections.
 
         The first wins and the rest is reported: were the last to win, every run would find both changed.
@@ -204,7 +214,7 @@ class Reindexer:
         for entry in found:
             if (earlier := first.setdefault(entry.paper.paper_id, entry)) is not entry:
                 repeated.append((entry, str(earlier.place)))
-        before = library.sight(origin, {paper_id: str(entry.place) for paper_id, entry in first.items()})
+        before = self._library.sight(origin, {paper_id: str(entry.place) for paper_id, entry in first.items()})
         repeated += [(first.pop(paper_id), place) for paper_id, place in before.items()]
         rejections = [
             Rejected(entry.place, f"the id {entry.paper.paper_id} was read before at {place}", entry.paper.paper_id)
@@ -212,173 +222,89 @@ class Reindexer:
         ]
         return [entry.paper for entry in first.values()], rejections
 
-    def _add(self, library: Library, origin: str, papers: Sequence[Paper], report: ReindexReport) -> None:
-        known = library.known_contents(origin, [paper.paper_id for paper in papers])
+    def _add(self, source: Import, papers: Sequence[Paper]) -> None:
+        report = self.report
+        known = self._library.known_contents(source.origin, [paper.paper_id for paper in papers])
         fresh: list[Paper] = []
+        kinds: dict[str, bool] = {}
         for paper in papers:
             before = known.get(paper.paper_id)
-            if before is None:
-                report.new += 1
-            elif before != content_digest(paper.to_json()):
-                report.changed += 1
-            else:
+            if before == content_digest(paper.to_json()):
                 report.unchanged += 1
-                continue
-            fresh.append(paper)
-        for batch, embeddings in self._encoded(library, fresh, report):
-            library.add_versions(origin, batch, embeddings, self._number)
-            self._on_progress(Progress(origin, report.new + report.changed + report.unchanged, report.encoded))
+            else:
+                fresh.append(paper)
+                kinds[paper.paper_id] = before is None
+        self._tell(source)
+        for batch, embeddings in self._encoded(fresh):
+            self._library.add_versions(source.origin, batch, embeddings, self._number)
+            news = sum(kinds[paper.paper_id] for paper in batch)
+            report.new += news
+            report.changed += len(batch) - news
+            self._tell(source)
 
-    def _delete_gone(
-        self, library: Library, origin: str, unidentified: int, complete: bool, report: ReindexReport
-    ) -> None:
-        gone = library.unsighted(origin)
-        if gone and (unidentified or not complete):
-            why = f"{unidentified} bad records have no readable id" if unidentified else "it could not be read to its end"
-            report.failures.append(f"{origin}: {len(gone)} papers seem gone, but nothing was deleted, because {why}")
+    @property
+    def _done(self) -> int:
+        return self.report.new + self.report.changed + self.report.unchanged
+
+    def _tell(self, source: Import) -> None:
+        expected = None
+        if self._bytes and self._bytes_read:
+            whole = round((self._done - self._done_before) * self._bytes / self._bytes_read)
+            expected = max(self._done, self._done_before + whole)
+        self._on_progress(Progress(source.origin, self._done, expected, self.report.encoded))
+
+    def _delete_gone(self, origin: str, unidentified: int, incomplete: bool) -> None:
+        gone = self._library.unsighted(origin)
+        if gone and (unidentified or incomplete):
+            why = "it could not be read to its end" if incomplete else f"{unidentified} bad records have no readable id"
+            self.report.failures.append(
+                f"{origin}: {len(gone)} papers seem gone, but nothing was deleted, because {why}"
+            )
         elif gone:
-            report.deleted += len(library.delete(gone, origin))
+            self.report.deleted += len(self._library.delete(gone, origin))
 
     # Encoding
 
-    def _encoded(
-        self, library: Library, papers: Sequence[Paper], report: ReindexReport
-    ) -> Iterator[tuple[list[Paper], list[Embedding]]]:
+    def encode_missing(self) -> None:
+        """Encode the live papers that only another encoder has encoded so far, after a change of model."""
+        seqs = self._library.all_live_seqs(self._library.last_seq())
+        for start in range(0, len(seqs), _WINDOW_PAPERS):
+            versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS].tolist())
+            for _, embeddings in self._encoded([version.paper for version in versions.values()]):
+                self._library.add_embeddings(embeddings, self._number)
+            self._on_progress(Progress("library", start + len(versions), len(seqs), self.report.encoded))
+
+    def _encoded(self, papers: Sequence[Paper]) -> Iterator[tuple[list[Paper], list[Embedding]]]:
         """Yield the papers in batches together with the embeddings that their texts still lacked."""
-        digests = {paper.paper_id: text_digest(paper.text) for paper in papers}
-        missing = library.missing_texts(list(digests.values()), self._number)
-        encoded_already = [paper for paper in papers if digests[paper.paper_id] not in missing]
+        sharing: dict[bytes, list[Paper]] = {}  # papers by the text they share: one text is encoded once
+        for paper in papers:
+            sharing.setdefault(text_digest(paper.text), []).append(paper)
+        missing = self._library.missing_texts(list(sharing), self._number)
+        encoded_already = [paper for digest, group in sharing.items() if digest not in missing for paper in group]
         if encoded_already:
             yield encoded_already, []
-        to_encode = [paper for paper in papers if digests[paper.paper_id] in missing]
-        for batch in self._batches(to_encode):
-            texts = {digests[paper.paper_id]: paper.text for paper, _ in batch}
-            tokens = {digests[paper.paper_id]: count for paper, count in batch}
-            yield [paper for paper, _ in batch], self._encode(texts, tokens, report)
+        for batch in self._batches({digest: group[0].text for digest, group in sharing.items() if digest in missing}):
+            yield [paper for text in batch for paper in sharing[text.digest]], self._encode(batch)
 
-    def _batches(self, papers: Sequence[Paper]) -> Iterator[list[tuple[Paper, int]]]:
-        """Yield batches of papers of like length with their token counts, so that little is padding."""
-        if not papers:
+    def _batches(self, texts: dict[bytes, str]) -> Iterator[list[_Text]]:
+        """Yield the texts in batches of like length, so that little is padding."""
+        if not texts:
             return
-        counts = self._encoder.count_tokens([paper.text for paper in papers])
-        limit = self._model.spec.max_tokens
-        batch: list[tuple[Paper, int]] = []
-        for paper, count in sorted(zip(papers, counts, strict=True), key=lambda pair: pair[1]):
-            padded = (len(batch) + 1) * min(count, limit)
+        counts = self._encoder.count_tokens(list(texts.values()))
+        by_length = sorted(map(_Text, texts, texts.values(), counts), key=lambda text: text.tokens)
+        batch: list[_Text] = []
+        for text in by_length:
+            padded = (len(batch) + 1) * min(text.tokens, self._encoder.spec.max_tokens)
             if batch and (padded > self._encoder.batch_tokens or len(batch) == _MAX_BATCH_TEXTS):
                 yield batch
                 batch = []
-            batch.append((paper, count))
+            batch.append(text)
         yield batch
 
-    def _encode(self, texts: dict[bytes, str], tokens: dict[bytes, int], report: ReindexReport) -> list[Embedding]:
-        spec = self._model.spec
-        vectors = checked(self._encoder.encode_passages(list(texts.values())), len(texts), spec.dimension)
-        report.encoder_calls += 1
-        report.encoded += len(texts)
-        report.truncated += sum(count > spec.max_tokens for count in tokens.values())
-        return [Embedding(digest, vector, tokens[digest]) for digest, vector in zip(texts, vectors, strict=True)]
-
-    def _encode_missing(self, library: Library, parent: Generation | None, report: ReindexReport) -> None:
-        """Encode what the library holds only for another encoder, after a change of model."""
-        if parent and parent.manifest.encoder.fingerprint == self._model.spec.fingerprint:
-            return
-        seqs = library.all_live_seqs(library.last_seq())
-        for start in range(0, len(seqs), _WINDOW_PAPERS):
-            versions = library.versions_at(seqs[start : start + _WINDOW_PAPERS].tolist())
-            papers = [version.paper for version in versions.values()]
-            for _, embeddings in self._encoded(library, papers, report):
-                library.add_embeddings(embeddings, self._number)
-                self._on_progress(Progress(self._model.spec.name, start, report.encoded))
-
-    def _publish(self, library: Library, report: ReindexReport) -> None:
-        generation = publish_pending(self._folder, library, self._model.spec)
-        report.generation = generation.manifest.generation
-        report.papers = generation.papers
-
-
-def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation:
-    """Return the live generation after publishing whatever the library holds beyond it; nothing is encoded.
-
-    Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
-
-    :raises IndexBusyError: if another process is publishing.
-    :raises LibraryDamageError: if a row that is needed is damaged, or has no vector of this encoder.
-    """
-    with exclusive_lock(folder.publish_lock, "publish", _PUBLISH_WAIT_SECONDS):
-        try:
-            parent: Generation | None = open_current(folder)
-        except NoGenerationError:
-            parent = None
-        if parent and parent.manifest.encoder.fingerprint != spec.fingerprint:
-            parent = None
-        last_seq = library.last_seq()
-        number = library.encoder_number(spec.fingerprint, spec.name)
-        if parent and parent.manifest.last_seq == last_seq:
-            return parent
-        draft = _full_draft if parent is None else _next_draft
-        return publish(folder, draft(library, number, parent, last_seq, spec))
-
-
-def _full_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
-    seqs = library.all_live_seqs(last_seq)
-    return Draft(
-        parent=parent,
-        kept=(),
-        added=library.vectors_at(seqs.tolist(), number),
-        added_rows=len(seqs),
-        tombstones=np.empty(0, dtype=np.int64),
-        last_seq=last_seq,
-        encoder=spec,
-    )
-
-
-def _next_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
-    """Return the parent plus what changed since: dead rows, revived rows, and a new segment for the rest."""
-    assert parent is not None, "the next generation has a parent"
-    dead, added = _changed_rows(library, parent, last_seq)
-    kept = _segments_to_keep(parent, dead, len(added))
-    dropped = parent.segments[len(kept) :]
-    boundary = parent.starts[len(kept)]
-    if dropped:
-        moved_rows = np.setdiff1d(np.arange(boundary, parent.manifest.rows), dead)
-        added = np.union1d(added, parent.seqs_at(moved_rows))
-    return Draft(
-        parent=parent,
-        kept=kept,
-        added=library.vectors_at(added.tolist(), number),
-        added_rows=len(added),
-        tombstones=dead[dead < boundary],
-        last_seq=last_seq,
-        encoder=spec,
-    )
-
-
-def _changed_rows(library: Library, parent: Generation, last_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the parent's rows that are dead now, and the seqs that are live now but have no row; both ascending."""
-    touched = library.touched_after(parent.manifest.last_seq, last_seq)
-    live = library.live_seqs(list(touched))
-    all_versions = np.array(sorted(seq for versions in touched.values() for seq in versions), dtype=np.int64)
-    live_versions = np.array(sorted(live.values()), dtype=np.int64)
-    touched_rows = parent.rows_of(all_versions)
-    live_rows = parent.rows_of(live_versions)
-    dead = np.union1d(np.setdiff1d(parent.tombstones, live_rows), np.setdiff1d(touched_rows[touched_rows >= 0], live_rows))
-    return dead, live_versions[live_rows < 0]
-
-
-def _segments_to_keep(parent: Generation, dead: NDArray[np.int64], added: int) -> tuple[Segment, ...]:
-    """Return the parent's leading segments that the next generation takes over; the rest joins its new segment.
-
-    The rule: going from the newest segment to the oldest, one with fewer than twice the rows gathered so far is merged
-    with them, and one of which more than half is dead is rewritten with all that follow. So every segment has at least
-    twice the rows of the next: n papers make at most log2(n) + 1 segments, and a row is rewritten at most log2(n) times.
-    """
-    kept = len(parent.segments)
-    gathered = added
-    for position in range(len(parent.segments) - 1, -1, -1):
-        start, rows = parent.starts[position], parent.segments[position].rows
-        dead_rows = int(np.searchsorted(dead, start + rows) - np.searchsorted(dead, start))
-        if 2 * dead_rows > rows or (added and rows - dead_rows < 2 * gathered and position == kept - 1):
-            gathered = sum(segment.rows for segment in parent.segments[position:]) + added
-            kept = position
-    return parent.segments[:kept]
+    def _encode(self, batch: Sequence[_Text]) -> list[Embedding]:
+        spec = self._encoder.spec
+        vectors = checked(self._encoder.encode_passages([text.text for text in batch]), len(batch), spec.dimension)
+        self.report.encoder_calls += 1
+        self.report.encoded += len(batch)
+        self.report.truncated += sum(text.tokens > spec.max_tokens for text in batch)
+        return [Embedding(text.digest, vector, text.tokens) for text, vector in zip(batch, vectors, strict=True)]

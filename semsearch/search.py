@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from semsearch.encoders import Encoder, ModelFolder, checked, load_encoder
+from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, checked
 from semsearch.errors import EncoderError, PaperNotFoundError, RecordError
 from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Library
@@ -100,7 +100,7 @@ class Searcher:
         """
         folder = IndexFolder(Path(path))
         generation = open_current(folder)
-        encoder = load_encoder(ModelFolder.find(generation.manifest.encoder.name), device)
+        encoder = LazyEncoder(ModelFolder.find(generation.manifest.encoder.name), device)
         return cls(Library.open(folder.library), generation, encoder)
 
     def close(self) -> None:
@@ -204,9 +204,7 @@ class Searcher:
             recall_at_10=manifest.recall_at_10,
         )
 
-    def _ranked(
-        self, vector: NDArray[np.float32], excluded: NDArray[np.int64], count: int
-    ) -> list[tuple[float, int]]:
+    def _ranked(self, vector: NDArray[np.float32], excluded: NDArray[np.int64], count: int) -> list[tuple[float, int]]:
         """Return (score, seq) of the `count` best rows, ordered by score rounded to 1e-6 and then by paper id.
 
         The scan fetches past the last place until nothing left could tie with it; then every candidate is scored again
@@ -232,7 +230,8 @@ class Searcher:
 
 
 def _exact_scores(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.einsum("nd,d->n", vectors.astype(np.float64), query.astype(np.float64), optimize=False)
+    scores: NDArray[np.float64] = np.einsum("nd,d->n", vectors.astype(np.float64), query.astype(np.float64))
+    return scores
 
 
 def clean_query(query: str) -> str:

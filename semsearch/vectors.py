@@ -22,7 +22,7 @@ def write_vectors(blocks: Iterable[NDArray[np.float32]], dimension: int, write: 
     index = faiss.IndexFlatIP(dimension)
     for block in blocks:
         index.add(np.ascontiguousarray(block))
-    faiss.write_index(index, faiss.PyCallbackIOWriter(write))
+    faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]  # missing in its stubs
     return int(index.ntotal)
 
 
@@ -34,7 +34,7 @@ class Vectors:
         self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
-        flat = faiss.rev_swig_ptr(self._index.get_xb(), self.rows * self.dimension)
+        flat = faiss.rev_swig_ptr(self._index.get_xb(), self.rows * self.dimension)  # type: ignore[attr-defined]
         self._matrix: NDArray[np.float32] = flat.reshape(self.rows, self.dimension)
         self._matrix.flags.writeable = False
 
@@ -53,7 +53,8 @@ class Vectors:
         parameters = None
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # its stubs know only C pointers
+            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=parameters)
         scores[rows < 0] = -np.inf
         return scores, rows

@@ -4,7 +4,8 @@
 anything heavy; `reference.py` is the implementation on sentence-transformers and the only file that imports torch.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from semsearch.encoders.model import DEFAULT_MODEL, EncoderSpec, ModelFolder
 from semsearch.errors import EncoderError
 
-__all__ = ["DEFAULT_MODEL", "Encoder", "EncoderSpec", "ModelFolder", "checked", "load_encoder"]
+__all__ = ["DEFAULT_MODEL", "Encoder", "EncoderSpec", "LazyEncoder", "ModelFolder", "checked", "load_encoder"]
 
 _UNIT_TOLERANCE = 1e-3
 
@@ -49,15 +50,60 @@ def load_encoder(model: ModelFolder, device: str | None = None) -> Encoder:
     return ReferenceEncoder(model, device)
 
 
+class LazyEncoder:
+    """An encoder that is loaded when it is first needed: much of what one does with an index needs none."""
+
+    def __init__(
+        self,
+        model: ModelFolder,
+        device: str | None = None,
+        load: Callable[[ModelFolder, str | None], Encoder] = load_encoder,
+    ) -> None:
+        self.spec = model.spec
+        self._model = model
+        self._device = device
+        self._load = load
+        self._lock = threading.Lock()
+        self._loaded: Encoder | None = None
+
+    @property
+    def _encoder(self) -> Encoder:
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load(self._model, self._device)
+            return self._loaded
+
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens one batch should hold."""
+        return self._encoder.batch_tokens
+
+    def count_tokens(self, passages: Sequence[str]) -> list[int]:
+        """Return the tokens of each whole passage."""
+        return self._encoder.count_tokens(passages)
+
+    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
+        """Return the passages' vectors, shape (n, dimension)."""
+        return self._encoder.encode_passages(passages)
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Return the queries' vectors, shape (n, dimension)."""
+        return self._encoder.encode_queries(queries)
+
+
 def checked(vectors: NDArray[np.float32], count: int, dimension: int) -> NDArray[np.float32]:
     """Return the vectors if they are `count` finite unit rows of this dimension.
 
     :raises EncoderError: saying which row is wrong and how; nothing wrong is ever stored or searched with.
     """
     if vectors.shape != (count, dimension):
-        raise EncoderError(f"the encoder gave an array of shape {vectors.shape} for {count} texts of dimension {dimension}")
+        raise EncoderError(
+            f"the encoder gave an array of shape {vectors.shape} for {count} texts of dimension {dimension}"
+        )
     lengths = np.linalg.norm(vectors, axis=1)
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT_TOLERANCE))  # written so that NaN is wrong too
     if wrong.size:
-        raise EncoderError(f"the encoder gave a vector of length {lengths[wrong[0]]} for text {wrong[0]} of a batch, not 1")
+        raise EncoderError(
+            f"the encoder gave a vector of length {lengths[wrong[0]]} for text {wrong[0]} of a batch, not 1"
+        )
     return vectors

@@ -55,7 +55,9 @@ class ModelFolder:
             raise EncoderError(f"{folder} is no sentence-transformers model: it has no modules.json")
         weights = sorted(path for path in folder.rglob("*.safetensors"))
         if not weights:
-            raise EncoderError(f"{folder} has no .safetensors weights; other formats can run code when loaded, so they are refused")
+            raise EncoderError(
+                f"{folder} has no .safetensors weights; other formats can run code when loaded, so they are refused"
+            )
         if not (folder / "tokenizer.json").is_file():
             raise EncoderError(f"{folder} has no tokenizer.json; save the model with a current sentence-transformers")
         prompts = _prompts(folder)
@@ -115,8 +117,11 @@ def _pooling_modes(config: dict[str, Any]) -> list[str]:
     if isinstance(modern, list):
         return sorted(modern)
     prefix = "pooling_mode_"
-    modes = (key.removeprefix(prefix).removesuffix("_tokens").removesuffix("_token") for key, on in config.items()
-             if key.startswith(prefix) and on is True)
+    modes = (
+        key.removeprefix(prefix).removesuffix("_tokens").removesuffix("_token")
+        for key, on in config.items()
+        if key.startswith(prefix) and on is True
+    )
     return sorted(modes) or ["mean"]
 
 

@@ -30,7 +30,7 @@ class ReferenceEncoder:
 
         :raises EncoderError: if loading fails, or the model's dimension or token limit is not what its folder says.
         """
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.spec: EncoderSpec = model.spec
         self._lock = threading.Lock()
         self._passage_prompt = model.passage_prompt

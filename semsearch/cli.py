@@ -1,0 +1,418 @@
+"""The command line: the only file here that prints.
+
+Heavy rooms are imported inside the commands that need them, so that `semsearch --help` answers at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from semsearch import __version__
+from semsearch.errors import SemsearchError
+
+if TYPE_CHECKING:
+    from semsearch.reindex import Progress, ReindexReport
+    from semsearch.search import Answer, Searcher
+
+DEFAULT_INDEX = "indexes/default"
+_SHOWN_REJECTIONS = 10
+_INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 something went wrong, 2 wrong usage, 130 interrupted."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as request:
+        sys.exit(request.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. Everything committed so far is safe; run the same command again to go on.", err=True)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # `semsearch search … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (SemsearchError, ValueError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+def _index_option(command: _Command) -> _Command:
+    return click.option(
+        "--index",
+        "index",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=DEFAULT_INDEX,
+        show_default=True,
+        metavar="FOLDER",
+        help="The index to use.",
+    )(command)
+
+
+def _json_option(command: _Command) -> _Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")(command)
+
+
+def _device_option(command: _Command) -> _Command:
+    return click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ...  [default: the best there is]")(
+        command
+    )
+
+
+def _paging_options(command: _Command) -> _Command:
+    limit = click.option(
+        "--limit", "-n", type=click.IntRange(1, 100), default=10, show_default=True, help="How many papers."
+    )
+    offset = click.option("--offset", type=click.IntRange(0, 999), default=0, show_default=True, help="Skip so many.")
+    return limit(offset(command))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, package_name="semsearch", message="semsearch %(version)s")
+@click.option("--verbose", "-v", is_flag=True, help="Say on stderr what is going on inside.")
+def cli(verbose: bool) -> None:
+    r"""Semantic search over scientific-paper abstracts, on your own machine.
+
+    \b
+    semsearch index papers.jsonl.zst            papers in (run again when new ones come)
+    semsearch search "next topic prediction"    nearest papers out
+    semsearch related 1706.03762                papers like this one
+    semsearch serve                             the same in a browser, and as an HTTP API
+    """
+    import logging
+
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@_index_option
+@click.option(
+    "--format", "format_", metavar="NAME", help="jsonl, csv, tsv, results-page ...  [default: by name and content]"
+)
+@click.option("--origin", metavar="NAME", help="Name of this import.  [default: the file's or folder's name]")
+@click.option("--sync", is_flag=True, help="Also delete papers of this import that its source no longer holds.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad record instead of reporting and skipping it.")
+@click.option(
+    "--model", metavar="NAME", help="A sentence-transformers model, by hub name or folder.  [default: the index's]"
+)
+@_device_option
+@_json_option
+def index(
+    sources: tuple[str, ...],
+    index: Path,
+    format_: str | None,
+    origin: str | None,
+    sync: bool,
+    strict: bool,
+    model: str | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Bring papers from SOURCEs (files, folders, globs, or - for standard input) into the index.
+
+    Known papers are recognised: only new and changed ones are encoded. Killed or interrupted, it goes on where it was
+    when run again. Without a SOURCE it publishes whatever the library already holds.
+    """
+    if sync and not sources:
+        raise click.UsageError("--sync needs a SOURCE to compare with")
+    from semsearch.reindex import imports_of, update_index
+
+    imports = imports_of(sources, origin=origin, format=format_, sync=sync, strict=strict)
+    with _progress(hidden=as_json) as on_progress:
+        report = update_index(index, imports, model=model, device=device, on_progress=on_progress)
+    if as_json:
+        _print_json(_report_envelope(report))
+    else:
+        _print_report(report)
+    if report.failures or (report.rejected_count and not report.papers):
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@click.argument("query", nargs=-1, required=True)
+@_index_option
+@_paging_options
+@_device_option
+@_json_option
+def search(query: tuple[str, ...], index: Path, limit: int, offset: int, device: str | None, as_json: bool) -> None:
+    """Show the papers nearest to QUERY, a question in plain words (- reads it from standard input)."""
+    text = sys.stdin.read() if query == ("-",) else " ".join(query)
+    with _searcher(index, device) as searcher:
+        _print_answer(searcher.search(text, limit, offset), limit, offset, as_json)
+
+
+@cli.command()
+@click.argument("paper_ids", nargs=-1, metavar="[ID]...")
+@click.option("--text", metavar="TEXT", help="A pasted title and abstract instead of ids (- reads standard input).")
+@_index_option
+@_paging_options
+@_device_option
+@_json_option
+def related(
+    paper_ids: tuple[str, ...],
+    text: str | None,
+    index: Path,
+    limit: int,
+    offset: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Show the papers nearest to the papers named by ID, which are left out themselves, or to a pasted abstract."""
+    if bool(paper_ids) == (text is not None):
+        raise click.UsageError("name either papers by ID or a --text")
+    with _searcher(index, device) as searcher:
+        if text is None:
+            answer = searcher.related(paper_ids, limit, offset)
+        else:
+            answer = searcher.related_to_text("", sys.stdin.read() if text == "-" else text, limit, offset)
+        _print_answer(answer, limit, offset, as_json)
+
+
+@cli.command()
+@click.argument("paper_ids", nargs=-1, required=True, metavar="ID...")
+@_index_option
+@_json_option
+def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
+    """Delete the papers named by ID from the index; their history stays in the library until purged."""
+    from semsearch.generation import IndexFolder, open_current
+    from semsearch.library import Library
+    from semsearch.papers import normalise_id
+    from semsearch.publishing import publish_pending
+
+    folder = IndexFolder(index)
+    folder.check_exists()
+    names = [normalise_id(paper_id) for paper_id in paper_ids]
+    with Library.open(folder.library) as library:
+        if unknown := sorted(set(names) - set(library.live_seqs(names))):
+            raise click.ClickException(f"not in the index: {', '.join(unknown)}; nothing was deleted")
+        deleted = library.delete(names)
+        generation = publish_pending(folder, library, open_current(folder).manifest.encoder)
+    result = {"deleted": deleted, "papers": generation.papers, "generation": generation.manifest.generation}
+    _say(result, as_json, f"{len(deleted)} deleted; {generation.papers:,} papers remain")
+
+
+@cli.command()
+@click.argument("paper_ids", nargs=-1, required=True, metavar="ID...")
+@_index_option
+@_json_option
+def purge(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
+    """Erase the text of deleted papers from the library for good. This cannot be undone."""
+    from semsearch.generation import IndexFolder
+    from semsearch.library import Library
+    from semsearch.papers import normalise_id
+
+    folder = IndexFolder(index)
+    folder.check_exists()
+    with Library.open(folder.library) as library:
+        erased = library.purge([normalise_id(paper_id) for paper_id in paper_ids])
+    _say({"purged_versions": erased}, as_json, f"{erased} versions erased")
+
+
+@cli.command()
+@_index_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: any."
+)
+@_device_option
+def serve(index: Path, host: str, port: int, device: str | None) -> None:
+    """Serve the page and the HTTP API. A reindex beside it needs no restart."""
+    from semsearch.generation import IndexFolder
+    from semsearch.service import create_app, run
+
+    IndexFolder(index).check_exists()
+    run(create_app(index, device=device), host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
+
+
+@cli.command()
+@_index_option
+@_json_option
+def stats(index: Path, as_json: bool) -> None:
+    """Show what the index holds and what made it."""
+    from semsearch.generation import IndexFolder, open_current
+    from semsearch.library import Library
+
+    folder = IndexFolder(index)
+    folder.check_exists()
+    with Library.open(folder.library) as library:
+        manifest = open_current(folder).manifest
+        counts = library.counts()
+        number = library.encoder_number(manifest.encoder.fingerprint, manifest.encoder.name)
+        truncated = library.truncated(
+            library.all_live_seqs(manifest.last_seq).tolist(), number, manifest.encoder.max_tokens
+        )
+        pending = library.last_seq() - manifest.last_seq
+    result = {
+        "papers": manifest.papers,
+        "generation": manifest.generation,
+        "published": manifest.created_at,
+        "segments": [asdict(segment) for segment in manifest.segments],
+        "model": asdict(manifest.encoder),
+        "index_recipe": manifest.index_recipe,
+        "text_recipe": manifest.text_recipe,
+        "truncated": truncated,
+        "pending_changes": pending,
+        "library": asdict(counts),
+        "bytes": _disk_bytes(index),
+    }
+    if as_json:
+        _print_json(result)
+        return
+    click.echo(f"papers      {manifest.papers:,}")
+    click.echo(f"library     {counts.changes:,} changes, {counts.embeddings:,} embeddings")
+    click.echo(f"generation  {manifest.generation}, published {manifest.created_at}, {len(manifest.segments)} segments")
+    click.echo(
+        f"model       {manifest.encoder.name} ({manifest.encoder.dimension} dimensions, {manifest.index_recipe})"
+    )
+    click.echo(
+        f"truncated   {truncated:,} papers have more than the {manifest.encoder.max_tokens} tokens the model reads"
+    )
+    click.echo(f"on disk     {_disk_bytes(index) / 1e6:,.1f} MB")
+    if pending:
+        click.echo(f"pending     {pending:,} changes are not searchable yet; publish them with: semsearch index")
+
+
+@cli.command()
+@_index_option
+@_json_option
+def verify(index: Path, as_json: bool) -> None:
+    """Check every row, vector and file of the index, and that they agree. Exit code 1 if anything is wrong."""
+    from semsearch.generation import IndexFolder
+    from semsearch.verify import problems
+
+    found = list(problems(IndexFolder(index)))
+    if as_json:
+        _print_json({"sound": not found, "problems": found})
+    else:
+        for line in found:
+            click.echo(line)
+        click.echo(f"{len(found)} problems" if found else "sound")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+class _progress:
+    """A progress bar on stderr with rate and time left, absent where stderr is no terminal."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+
+    def __enter__(self) -> "Callable[[Progress], None]":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=self._hidden or not console.is_terminal,
+        )
+        task = self._bar.add_task("reading", total=None, rate="")
+
+        def on_progress(progress: "Progress") -> None:
+            elapsed = self._bar.tasks[task].elapsed or 0
+            rate = f"{progress.encoded / elapsed:,.1f} encoded/s" if progress.encoded and elapsed else ""
+            self._bar.update(
+                task, description=progress.source, completed=progress.done, total=progress.expected, rate=rate
+            )
+
+        self._bar.start()
+        return on_progress
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _disk_bytes(index: Path) -> int:
+    """Return the size of all files below the folder, each hard-linked one counted once."""
+    stats = [path.stat() for path in index.rglob("*") if path.is_file()]
+    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
+
+
+def _searcher(index: Path, device: str | None) -> "Searcher":
+    from semsearch.search import Searcher
+
+    searcher = Searcher.open(index, device)
+    pending = searcher.library.last_seq() - searcher.generation.manifest.last_seq
+    if pending:
+        click.echo(f"Note: {pending:,} changes are not searchable yet; publish them with: semsearch index", err=True)
+    return searcher
+
+
+def _print_answer(answer: "Answer", limit: int, offset: int, as_json: bool) -> None:
+    if as_json:
+        from semsearch.envelope import answer_envelope
+
+        _print_json(answer_envelope(answer, limit, offset))
+        return
+    for hit in answer.hits:
+        paper = hit.paper
+        names = ", ".join(paper.authors[:3]) + (" and others" if len(paper.authors) > 3 else "")
+        about = " · ".join(part for part in (names, paper.published and paper.published[:4], paper.venue) if part)
+        click.echo(f"{hit.rank:>3}. {click.style(paper.title, bold=True)}  {hit.score:.3f}")
+        click.echo(f"     {about}" if about else "", nl=bool(about))
+        click.echo(f"     {click.style(paper.paper_id, dim=True)}  {paper.url or ''}")
+        click.echo(f"     {_shortened(paper.abstract)}\n")
+    click.echo(f"{len(answer.hits)} of {answer.total:,} papers in {answer.took_ms:.0f} ms", err=True)
+
+
+def _shortened(text: str, width: int = 240) -> str:
+    return text if len(text) <= width else text[:width].rsplit(" ", 1)[0] + " …"
+
+
+def _print_report(report: "ReindexReport") -> None:
+    for entry in report.rejected[:_SHOWN_REJECTIONS]:
+        click.echo(f"skipped {entry.place}: {entry.reason}", err=True)
+    if report.rejected_count > _SHOWN_REJECTIONS:
+        rest = report.rejected_count - _SHOWN_REJECTIONS
+        click.echo(f"skipped {rest:,} more records; --json lists the first 1,000 of all", err=True)
+    for failure in report.failures:
+        click.echo(f"Error: {failure}", err=True)
+    click.echo(
+        f"{report.new:,} new, {report.changed:,} changed, {report.unchanged:,} unchanged"
+        + (f", {report.deleted:,} deleted" if report.deleted else "")
+        + (f", {report.rejected_count:,} skipped" if report.rejected_count else "")
+    )
+    if report.truncated:
+        click.echo(f"{report.truncated:,} abstracts are longer than the model reads; their end is not searched")
+    click.echo(
+        f"{report.papers:,} papers searchable (generation {report.generation}, {report.encoded:,} texts encoded)"
+    )
+
+
+def _report_envelope(report: "ReindexReport") -> dict[str, Any]:
+    rejected = [{"place": str(entry.place), "reason": entry.reason, "id": entry.paper_id} for entry in report.rejected]
+    return asdict(report) | {"rejected": rejected}
+
+
+def _say(result: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo(text)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+if __name__ == "__main__":
+    main()

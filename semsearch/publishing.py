@@ -1,0 +1,105 @@
+"""What does the library hold that is not published yet, and which generation comes next?
+
+A generation is derived: nothing is encoded here, so what is missing or damaged can always be made again from the
+library. The next generation is its parent plus what changed since; without a sound parent it is the whole library.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semsearch.durable import exclusive_lock
+from semsearch.encoders import EncoderSpec
+from semsearch.errors import NoGenerationError
+from semsearch.generation import Draft, Generation, IndexFolder, Segment, open_current, publish
+from semsearch.library import Library
+
+_PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
+
+
+def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation:
+    """Return the live generation after publishing whatever the library holds beyond it; nothing is encoded.
+
+    Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
+
+    :raises IndexBusyError: if another process is publishing.
+    :raises LibraryDamageError: if a row that is needed is damaged, or has no vector of this encoder.
+    """
+    with exclusive_lock(folder.publish_lock, "publish", _PUBLISH_WAIT_SECONDS):
+        try:
+            parent: Generation | None = open_current(folder)
+        except NoGenerationError:
+            parent = None
+        if parent and parent.manifest.encoder.fingerprint != spec.fingerprint:
+            parent = None
+        last_seq = library.last_seq()
+        number = library.encoder_number(spec.fingerprint, spec.name)
+        if parent and parent.manifest.last_seq == last_seq:
+            return parent
+        draft = _full_draft if parent is None else _next_draft
+        return publish(folder, draft(library, number, parent, last_seq, spec))
+
+
+def _full_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
+    seqs = library.all_live_seqs(last_seq)
+    return Draft(
+        parent=parent,
+        kept=(),
+        added=library.vectors_at(seqs.tolist(), number),
+        added_rows=len(seqs),
+        tombstones=np.empty(0, dtype=np.int64),
+        last_seq=last_seq,
+        encoder=spec,
+    )
+
+
+def _next_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
+    """Return the parent plus what changed since: dead rows, revived rows, and a new segment for the rest."""
+    assert parent is not None, "the next generation has a parent"
+    dead, added = _changed_rows(library, parent, last_seq)
+    kept = _segments_to_keep(parent, dead, len(added))
+    dropped = parent.segments[len(kept) :]
+    boundary = parent.starts[len(kept)]
+    if dropped:
+        moved_rows = np.setdiff1d(np.arange(boundary, parent.manifest.rows), dead)
+        added = np.union1d(added, parent.seqs_at(moved_rows))
+    return Draft(
+        parent=parent,
+        kept=kept,
+        added=library.vectors_at(added.tolist(), number),
+        added_rows=len(added),
+        tombstones=dead[dead < boundary],
+        last_seq=last_seq,
+        encoder=spec,
+    )
+
+
+def _changed_rows(library: Library, parent: Generation, last_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the parent's rows that are dead now, and the seqs that are live now but have no row; both ascending."""
+    touched = library.touched_after(parent.manifest.last_seq, last_seq)
+    live = library.live_seqs(list(touched))
+    all_versions = np.array(sorted(seq for versions in touched.values() for seq in versions), dtype=np.int64)
+    live_versions = np.array(sorted(live.values()), dtype=np.int64)
+    touched_rows = parent.rows_of(all_versions)
+    live_rows = parent.rows_of(live_versions)
+    dead = np.union1d(
+        np.setdiff1d(parent.tombstones, live_rows), np.setdiff1d(touched_rows[touched_rows >= 0], live_rows)
+    )
+    return dead, live_versions[live_rows < 0]
+
+
+def _segments_to_keep(parent: Generation, dead: NDArray[np.int64], added: int) -> tuple[Segment, ...]:
+    """Return the parent's leading segments that the next generation takes over; the rest joins its new segment.
+
+    The rule: going from the newest segment to the oldest, one with fewer than twice the rows gathered so far is merged
+    with them, and one of which more than half is dead is rewritten with all that follow. So every segment has at least
+    twice the rows of the next: n papers make at most log2(n) + 1 segments, and a row is rewritten at most log2(n) times.
+    """
+    kept = len(parent.segments)
+    gathered = added
+    for position in range(len(parent.segments) - 1, -1, -1):
+        start, rows = parent.starts[position], parent.segments[position].rows
+        dead_rows = int(np.searchsorted(dead, start + rows) - np.searchsorted(dead, start))
+        if 2 * dead_rows > rows or (added and rows - dead_rows < 2 * gathered and position == kept - 1):
+            gathered = sum(segment.rows for segment in parent.segments[position:]) + added
+            kept = position
+    return parent.segments[:kept]

@@ -1,0 +1,403 @@
+"""Which paper do the raw fields of a record make, whatever names its source gave them?
+
+Names are recognised without regard to case, spaces, hyphens and underscores: "Publication Date" is "publicationDate" is
+"publication_date". Where several fields could fill one place, the one listed first here does (for a date, the most
+precise), and the others are kept in `Paper.extra` as unknown fields are.
+
+What is wrong with the id, the title or the abstract costs the paper. What is wrong with anything else does not: the raw
+value is kept in `Paper.extra` under its own name. Text that is no text (NUL, lone surrogates) costs the paper anywhere,
+because it tells that the record is damaged.
+
+`Paper.extra` takes 10,000 characters of JSON, nested 32 deep at most. What does not fit, largest first, is left out and
+named under `LEFT_OUT`. What a source says of an author besides the name (such as an affiliation) is not kept.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from semsearch.errors import RecordError
+from semsearch.papers import MAX_TITLE_CHARACTERS, Paper, normalise_id, normalise_published, normalise_text
+from semsearch.readers.jsonl import KINDS
+
+MAX_EXTRA_CHARACTERS = 10_000
+MAX_EXTRA_DEPTH = 32
+LEFT_OUT = "semsearch_left_out"
+_MAX_NAMES_LEFT_OUT = 20
+
+_FIELD_NAMES = {
+    "paper_id": "id paper_id arxiv_id acl_id pmid openalex_id _id key",
+    "doi": "doi",
+    "title": "title name",
+    "abstract": "abstract summary text description",
+    "authors": "authors author creators",
+    "published": "date published publication_date publishedAt submitted year",
+    "categories": "categories category subjects fields_of_study keywords",
+    "venue": "venue journal booktitle conference publisher_venue",
+    "url": "url link pdf_url",
+    "source": "source",
+    "popularity": "popularity citations citation_count upvotes n_citations",
+}
+ABSTRACT_NAMES = _FIELD_NAMES["abstract"].replace(" ", ", ")
+_MAX_KNOWN_NAME = 40
+
+
+class _Role(NamedTuple):
+    """What a field fills, and how early its name is listed for that."""
+
+    name: str
+    rank: int
+
+
+_Candidate = tuple[int, str, Any]
+"""A filled field that could fill a role: its rank for that, its name, its value. Plain, as a paper makes ten of them."""
+
+_Value = TypeVar("_Value")
+_Candidates = dict[str, list[_Candidate]]
+
+
+def _squeezed(key: str) -> str:
+    return key.strip().lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+_ROLES = {
+    spelling: _Role(role, rank)
+    for role, names in _FIELD_NAMES.items()
+    for rank, name in reversed(list(enumerate(names.split())))  # reversed: "id" comes before "_id" for "Id"
+    for spelling in (_squeezed(name), name)
+} | {"_id": _Role("paper_id", _FIELD_NAMES["paper_id"].split().index("_id"))}
+
+
+def role_of(key: str) -> str | None:
+    """Return the name of what a field fills, such as "abstract" for "Summary", or None for an unknown one."""
+    role = _role(key)
+    return role.name if role else None
+
+
+def paper_of(fields: Mapping[str, Any], default_source: str | None = None) -> Paper:
+    """Return the paper that the fields make.
+
+    :raises RecordError: if they make none; the message names the field.
+    """
+    candidates, extra = _sorted_out(fields)
+    if "abstract" not in candidates:
+        raise RecordError(f"the record has no abstract, or a blank one (looked for: {ABSTRACT_NAMES})")
+    fill = partial(_filled, candidates, extra)
+    try:
+        doi = fill("doi", _text)
+        paper = Paper.build(
+            paper_id=_first(candidates, extra, "paper_id", _identity),
+            title=_first(candidates, extra, "title", _wording) or "",
+            abstract=_first(candidates, extra, "abstract", _wording) or "",
+            authors=fill("authors", partial(_names, split=_people)) or (),
+            published=_most_precise_date(candidates, extra),
+            categories=fill("categories", partial(_names, split=_subjects)) or (),
+            venue=fill("venue", _text),
+            url=fill("url", _web_address),
+            doi=doi,
+            source=fill("source", _text) or default_source,
+            popularity=fill("popularity", _figure),
+        )
+    except RecordError as error:
+        raise RecordError(_bad_text(fields) or str(error)) from None
+    if doi and not paper.doi:
+        extra.update((key, value) for _, key, value in candidates["doi"] if value is doi)
+    return replace(paper, extra=_kept(extra)) if extra else paper
+
+
+def readable_id(fields: Mapping[str, Any]) -> str | None:
+    """Return the normalised id that the fields name, even if they make no paper, or None."""
+    candidates, extra = _sorted_out(fields)
+    try:
+        if named := _first(candidates, extra, "paper_id", _identity):
+            return normalise_id(named)
+        doi = _filled(candidates, extra, "doi", _text)
+        return normalise_id(f"doi:{doi.removeprefix('doi:')}") if doi else None
+    except RecordError:
+        return None
+
+
+def _role(key: str) -> _Role | None:
+    return _ROLES.get(key) or (_ROLES.get(_squeezed(key)) if len(key) <= _MAX_KNOWN_NAME else None)
+
+
+def _sorted_out(fields: Mapping[str, Any]) -> tuple[_Candidates, dict[str, Any]]:
+    """Return the filled fields that are recognised, by role and in order of preference, and those that are not."""
+    if isinstance(fields.get("paper"), dict):
+        fields = _unwrapped(fields)
+    candidates: _Candidates = {}
+    extra: dict[str, Any] = {}
+    for key, value in fields.items():
+        if value is None or value == "" or (isinstance(value, str) and value.isspace()):
+            continue
+        role = _ROLES.get(key) or _role(key)
+        if role is None:
+            extra[key] = value
+            continue
+        name, rank = role
+        if name in candidates:
+            candidates[name].append((rank, key, value))
+            candidates[name].sort(key=_rank)
+        else:
+            candidates[name] = [(rank, key, value)]
+    return candidates, extra
+
+
+def _rank(candidate: _Candidate) -> int:
+    return candidate[0]
+
+
+def _unwrapped(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a paper nested under "paper", joined by those beside it; "item_" marks what differs."""
+    merged = dict(fields["paper"])
+    for key, value in fields.items():
+        if key == "paper":
+            continue
+        if key not in merged:
+            merged[key] = value
+        elif merged[key] != value:
+            merged.setdefault(f"item_{key}", value)
+    return merged
+
+
+def _first(candidates: _Candidates, extra: dict[str, Any], role: str, convert: Callable[[str, Any], str]) -> str | None:
+    """Return the converted first candidate for something essential; the others become extra."""
+    found = candidates.get(role)
+    if not found:
+        return None
+    for _, key, value in found[1:]:
+        extra[key] = value
+    _, key, value = found[0]
+    return convert(key, value)
+
+
+def _filled(
+    candidates: _Candidates, extra: dict[str, Any], role: str, convert: Callable[[object], _Value | None]
+) -> _Value | None:
+    """Return the first candidate that converts to something of use, or None; the others become extra."""
+    filled: _Value | None = None
+    for _, key, value in candidates.get(role, ()):
+        converted = convert(value) if filled is None else None
+        if converted is None or isinstance(converted, _PartOfNames):
+            extra[key] = value
+        filled = converted if filled is None else filled
+    return filled
+
+
+def _most_precise_date(candidates: _Candidates, extra: dict[str, Any]) -> str | None:
+    dates = [(_date(value), key, value) for _, key, value in candidates.get("published", ())]
+    best = max((date for date, _, _ in dates if date), key=len, default=None)  # of equal length: the first
+    for date, key, value in dates:
+        if date is None or not (best and best.startswith(date)):
+            extra[key] = value
+    return best
+
+
+def _wording(key: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise RecordError(f"the field {key[:_MAX_KNOWN_NAME]!r} is {KINDS[type(value)]}; expected text")
+
+
+_ARXIV_PARTS = re.compile(r"(\d{3,4})\.(\d{1,5})")
+_OPENALEX_ADDRESS = "https://openalex.org/"
+
+
+def _identity(key: str, value: object) -> str:
+    """Return the id in a form that `normalise_id` takes, with its namespace where the field's name tells it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    identity = _wording(key, value).strip()
+    name = _squeezed(key)
+    if name == "pmid" and identity.isdecimal():
+        return f"pmid:{identity}"
+    if name == "openalexid" and identity[:1] in "Ww" and identity[1:].isdecimal():
+        return f"openalex:{identity.upper()}"
+    if name == "arxivid" and (match := _ARXIV_PARTS.fullmatch(identity)):
+        # A table program took the id for a number and cut its outer zeros; from 2015 on, five digits follow the dot.
+        month = match[1].zfill(4)
+        return f"{month}.{match[2].ljust(5 if month >= '1501' else 4, '0')}"
+    if identity.startswith(_OPENALEX_ADDRESS):
+        return f"openalex:{identity.removeprefix(_OPENALEX_ADDRESS)}"
+    return identity
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= MAX_TITLE_CHARACTERS else None
+
+
+def _web_address(value: object) -> str | None:
+    address = _text(value)
+    if address is None:
+        return None
+    address = address.strip()
+    is_web = address[:8].lower().startswith(("http://", "https://")) and len(address.split()) == 1
+    return address if is_web and address.partition("://")[2] else None
+
+
+def _figure(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        figure = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return figure if math.isfinite(figure) else None
+
+
+def _date(value: object) -> str | None:
+    if type(value) is int and 1000 <= value <= 9999:
+        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, str):
+        value = value.strip().removesuffix(".0")  # a year that a table program took for a number
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    try:
+        return normalise_published(value)
+    except (RecordError, ValueError):
+        return None
+
+
+class _PartOfNames(tuple[str, ...]):
+    """The names that could be read from a list in which others could not."""
+
+
+def _names(value: object, split: Callable[[str], list[str]]) -> tuple[str, ...] | None:
+    """Return the names in a list or a text, or None; a `_PartOfNames` if the list holds something else too."""
+    if isinstance(value, str):
+        value = _printed_list(value) or split(value)
+    if not isinstance(value, list):
+        return None
+    names = tuple(name for item in value if (name := _name(item)) is not None)
+    return names if len(names) == len(value) else _PartOfNames(names)
+
+
+def _name(item: object) -> str | None:
+    """Return the one name that an item of a list holds: a text, {"name": ...} or {"given": ..., "family": ...}."""
+    if isinstance(item, str):
+        return item if len(item) <= MAX_TITLE_CHARACTERS else None
+    if isinstance(item, dict):
+        if isinstance(item.get("name"), str):
+            item = item["name"]
+        elif isinstance(item.get("family"), str):
+            given = item.get("given")
+            item = f"{given} {item['family']}" if isinstance(given, str) else item["family"]
+    return _text(item)
+
+
+_PRINTED_ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
+
+def _printed_list(text: str) -> list[str] | None:
+    """Return the items of a list that a program printed into a table cell: "['cs.CL', 'cs.LG']"."""
+    text = text.strip()
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
+    return [single or double for single, double in _PRINTED_ITEM.findall(text)]
+
+
+def _people(text: str) -> list[str]:
+    """Return the authors named in one text.
+
+    >>> _people("Ada Lovelace; Alan Turing"), _people("Lovelace, Ada and Turing, Alan"), _people("Lovelace, Ada")
+    (['Ada Lovelace', 'Alan Turing'], ['Lovelace, Ada', 'Turing, Alan'], ['Lovelace, Ada'])
+    >>> _people("Ada Lovelace, Alan Turing and Grace Hopper")
+    ['Ada Lovelace', 'Alan Turing', 'Grace Hopper']
+    """
+    if ";" in text:
+        return _split(text, ";")
+    people = _split(text, " and ")
+    if all(person.count(",") == 1 for person in people):
+        return people
+    names = [name.removeprefix("and ") for person in people for name in _split(person, ",")]
+    # Full names have a space in them; "Lovelace, A., Turing, A." has none, and no comma there is sure to part people.
+    return names if len(names) > 2 and all(" " in name for name in names) else people
+
+
+_ARXIV_CATEGORY = re.compile(r"[a-z][a-z-]*\.[A-Za-z][A-Za-z-]+|[a-z]+-[a-z]{2,3}")
+
+
+def _subjects(text: str) -> list[str]:
+    """Return the categories named in one text.
+
+    >>> _subjects("cs.CL cs.LG"), _subjects("Parsing; Tagging"), _subjects("Genetics and Molecular Biology")
+    (['cs.CL', 'cs.LG'], ['Parsing', 'Tagging'], ['Genetics and Molecular Biology'])
+    """
+    if ";" in text:
+        return _split(text, ";")
+    words = text.replace(",", " ").split()
+    if all(_ARXIV_CATEGORY.fullmatch(word) for word in words):
+        return words
+    return _split(text, ",") if text.count(",") > 1 else [text]
+
+
+def _split(text: str, separator: str) -> list[str]:
+    return [part for part in (piece.strip() for piece in text.split(separator)) if part]
+
+
+def _kept(extra: dict[str, Any]) -> dict[str, Any]:
+    """Return the extra fields that fit, and under `LEFT_OUT` the names of those that do not.
+
+    :raises RecordError: if one of them holds text that is no text.
+    """
+    if problem := _bad_text(extra):
+        raise RecordError(problem)
+    sizes = {key: _json_characters(key, value) for key, value in extra.items()}
+    if sum(sizes.values()) <= MAX_EXTRA_CHARACTERS:
+        return extra
+    total, fitting = 0, set()
+    for key in sorted(sizes, key=sizes.__getitem__):
+        total += sizes[key]
+        if total > MAX_EXTRA_CHARACTERS:
+            break
+        fitting.add(key)
+    names = [key[:_MAX_KNOWN_NAME] for key in extra if key not in fitting]
+    if len(names) > _MAX_NAMES_LEFT_OUT:
+        names[_MAX_NAMES_LEFT_OUT:] = [f"and {len(names) - _MAX_NAMES_LEFT_OUT} more"]
+    return {key: value for key, value in extra.items() if key in fitting} | {LEFT_OUT: names}
+
+
+def _json_characters(key: str, value: object) -> int:
+    """Return how much of the bound a field takes; all and more if it is nested too deeply to be kept."""
+    if isinstance(value, dict | list) and any(depth > MAX_EXTRA_DEPTH for _, depth in _texts(value)):
+        return MAX_EXTRA_CHARACTERS + 1
+    return len(json.dumps({key: value}, ensure_ascii=False))
+
+
+def _texts(value: object) -> Iterator[tuple[str, int]]:
+    """Return every text inside a JSON value, keys included, with its depth, and an empty one per list and object.
+
+    A loop with a stack of its own: recursion would fail on what the JSON parser could only just read.
+    """
+    waiting = [(value, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            yield value, depth
+        elif isinstance(value, dict):
+            yield "", depth
+            waiting.extend((part, depth + 1) for pair in value.items() for part in pair)
+        elif isinstance(value, list):
+            yield "", depth
+            waiting.extend((part, depth + 1) for part in value)
+
+
+def _bad_text(fields: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first field that holds text that is no text, or None."""
+    for key, value in fields.items():
+        for text, _ in _texts([key, value]):
+            if text.isascii() and "\x00" not in text:
+                continue
+            try:
+                normalise_text(text)
+            except RecordError as error:
+                return f"the field {key[:_MAX_KNOWN_NAME]!r}: {error}"
+    return None

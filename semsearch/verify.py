@@ -1,0 +1,57 @@
+"""Is everything that this index holds what was written, and do its parts agree?"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from semsearch.errors import LibraryDamageError, SemsearchError
+from semsearch.generation import Generation, IndexFolder, current_generation, open_generation
+from semsearch.library import Library
+
+
+def problems(folder: IndexFolder) -> Iterator[str]:
+    """Yield one line for everything that is damaged or disagrees; nothing for a sound index.
+
+    Reads every row and vector of the library, every file of every generation, and compares the live generation with the
+    library row by row: the same papers, bit-identical vectors. Changes nothing.
+
+    :raises IndexMissingError: if there is no index in the folder.
+    """
+    folder.check_exists()
+    with Library.open(folder.library) as library:
+        for line in library.damage():
+            yield f"library: {line}"
+        named = current_generation(folder)
+        if named is None and folder.published():
+            yield "CURRENT is missing or unreadable; publish again with: semsearch index"
+        for number in folder.published():
+            expected = named[1] if named and number == named[0] else None
+            try:
+                generation = open_generation(folder, number, expected)
+            except SemsearchError as error:
+                yield f"generation {number}: {error}"
+                continue
+            if named and number == named[0]:
+                for line in _disagreements(library, generation):
+                    yield f"generation {number}: {line}"
+        if named and named[0] not in folder.published():
+            yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: semsearch index"
+
+
+def _disagreements(library: Library, generation: Generation) -> Iterator[str]:
+    manifest = generation.manifest
+    mine, theirs = generation.live_seqs(), library.all_live_seqs(manifest.last_seq)
+    for seq in np.setdiff1d(theirs, mine)[:20]:
+        yield f"the paper of seq {seq} is live in the library and cannot be found"
+    for seq in np.setdiff1d(mine, theirs)[:20]:
+        yield f"the paper of seq {seq} can be found and is not live in the library"
+    number = library.encoder_number(manifest.encoder.fingerprint, manifest.encoder.name)
+    common = np.intersect1d(mine, theirs)
+    try:
+        for seqs, vectors in library.vectors_at(common.tolist(), number):
+            rows = generation.rows_of(seqs)
+            different = np.flatnonzero((generation.vectors_at(rows) != vectors).any(axis=1))
+            for position in different:
+                yield f"the vector of seq {seqs[position]} is not the library's"
+    except LibraryDamageError as error:
+        yield f"cannot be compared further with the library: {error}"
