@@ -30,9 +30,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def main() -> None:
     """Run the command line and exit: 0 done, 1 something went wrong, 2 wrong usage, 130 interrupted."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as request:
-        sys.exit(request.exit_code)
+        sys.exit(cli.main(standalone_mode=False) or 0)  # click returns what a command asked to exit with
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

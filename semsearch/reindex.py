@@ -145,8 +145,8 @@ def _check_same_space(parent: Generation, found: ModelFolder) -> None:
     made_by, now = parent.manifest.encoder, found.spec
     if made_by.fingerprint != now.fingerprint:
         raise SemsearchError(
-            f"the index was made with {made_by.name} ({made_by.fingerprint[:12]}), but that name now gives another vector "
-            f"space ({now.fingerprint[:12]}); encode everything anew with: semsearch index --model {now.name}"
+            f"the index was made with {made_by.name} ({made_by.fingerprint[:12]}), but that name now gives another "
+            f"vector space ({now.fingerprint[:12]}); encode everything anew with: semsearch index --model {now.name}"
         )
 
 
@@ -267,7 +267,7 @@ class _Run:
 
     def encode_missing(self) -> None:
         """Encode the live papers that only another encoder has encoded so far, after a change of model."""
-        seqs = self._library.all_live_seqs(self._library.last_seq())
+        seqs = self._library.unencoded_seqs(self._number)
         for start in range(0, len(seqs), _WINDOW_PAPERS):
             versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS].tolist())
             for _, embeddings in self._encoded([version.paper for version in versions.values()]):

@@ -49,7 +49,7 @@ class ReferenceEncoder:
         logger.info("loaded %s on %s", model.spec.name, self.device)
 
     def _check_spec(self, model: ModelFolder) -> None:
-        found = (self._model.get_embedding_dimension(), self._model.max_seq_length)
+        found = (self.encode_queries(["probe"]).shape[1], self._model.max_seq_length)
         expected = (model.spec.dimension, model.spec.max_tokens)
         if found != expected:
             raise EncoderError(

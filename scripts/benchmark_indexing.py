@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Measure indexing: the first run, a second one with nothing changed, one abstract changed, one paper deleted.
+
+scripts/benchmark_indexing.py PAPERS.jsonl.zst --index indexes/benchmark
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from measuring import keep, run_semsearch, stopwatch
+
+from semsearch.readers import Found, read
+
+_PARSE = "import sys; from semsearch.readers import read; print(sum(1 for _ in read(sys.argv[1])))"
+
+
+def main() -> None:
+    """Run the measurements and keep their result."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("papers", type=Path)
+    arguments.add_argument("--index", type=Path, required=True, help="where to build; begun anew unless it exists")
+    options = arguments.parse_args()
+    index = ["--index", str(options.index)]
+
+    first, seconds, peak = run_semsearch("index", str(options.papers), *index)
+    parse_seconds = min(parse(options.papers) for _ in range(3))
+    again = [run_semsearch("index", str(options.papers), *index) for _ in range(3)]
+    again_seconds = min(seconds for _, seconds, _ in again)
+    changed, changed_seconds = change_one(options.papers, index)
+    stats, _, _ = run_semsearch("stats", *index)
+    verified, verify_seconds, _ = run_semsearch("verify", *index)
+    keep(
+        "indexing",
+        {
+            "papers": first["papers"],
+            "first_run": {
+                "encoded": first["encoded"],
+                "seconds": round(seconds, 1),
+                "abstracts_per_second": round(first["encoded"] / seconds, 2),
+                "peak_memory_bytes": peak,
+                "longer_than_the_model_reads": first["truncated"],
+                "rejected": first["rejected_count"],
+            },
+            "disk_bytes": stats["bytes"],
+            "nothing_changed": {
+                "report": {
+                    key: again[-1][0][key] for key in ("new", "changed", "unchanged", "encoder_calls", "encoded")
+                },
+                "seconds": round(again_seconds, 2),
+                "seconds_to_parse_the_file": round(parse_seconds, 2),
+                "ratio": round(again_seconds / parse_seconds, 3),
+            },
+            "one_abstract_changed": {
+                "report": {key: changed[key] for key in ("new", "changed", "unchanged", "encoder_calls", "encoded")},
+                "seconds": round(changed_seconds, 2),
+            },
+            "verify": {"sound": verified["sound"], "seconds": round(verify_seconds, 2)},
+        },
+        [options.papers],
+    )
+
+
+def parse(papers: Path) -> float:
+    """Return the seconds that a new process takes to read all papers and do nothing with them."""
+    with stopwatch() as watch:
+        subprocess.run([sys.executable, "-c", _PARSE, str(papers)], stdout=subprocess.DEVNULL, check=True)
+    return watch.seconds
+
+
+def change_one(papers: Path, index: list[str]) -> tuple[dict[str, int], float]:
+    """Index the same papers with one abstract changed, under the same origin, and then the original ones again."""
+    from semsearch.readers import origin_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "changed.jsonl"
+        with copy.open("w", encoding="utf-8") as file:
+            for number, entry in enumerate(read(papers)):
+                assert isinstance(entry, Found), "the corpus has no bad records"
+                record = json.loads(entry.paper.to_json())
+                if number == 1_000:
+                    record["abstract"] += " One sentence more."
+                file.write(json.dumps(record) + "\n")
+        origin = ["--origin", origin_of(papers)]
+        report, seconds, _ = run_semsearch("index", str(copy), *origin, *index)
+    run_semsearch("index", str(papers), *index)
+    return report, seconds
+
+
+if __name__ == "__main__":
+    main()

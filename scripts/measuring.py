@@ -1,0 +1,102 @@
+"""What every measurement here shares: where and on what it was made, and where its result is kept."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "benchmarks"
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of wall-clock time between entering and leaving."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def stopwatch() -> Iterator[Stopwatch]:
+    """Time what happens inside."""
+    watch, started = Stopwatch(), time.perf_counter()
+    yield watch
+    watch.seconds = time.perf_counter() - started
+
+
+def machine() -> dict[str, Any]:
+    """Return what this machine is."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """Return the commit that is measured, marked when the files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    name = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "semsearch"], capture_output=True, text=True, check=True
+    ).stdout
+    return name + ("+changes" if changed else "")
+
+
+def corpus(path: Path) -> dict[str, Any]:
+    """Return which file was measured with."""
+    with path.open("rb") as file:
+        return {
+            "name": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def keep(name: str, result: dict[str, Any], sources: Sequence[Path]) -> None:
+    """Write the result to docs/benchmarks/<name>.json and show it."""
+    document = {
+        "measured": result,
+        "command": " ".join(["scripts/" + Path(sys.argv[0]).name, *(Path(word).name for word in sys.argv[1:])]),
+        "commit": commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "corpus": [corpus(source) for source in sources],
+        "machine": machine(),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def run_semsearch(*arguments: str) -> tuple[dict[str, Any], float, int]:
+    """Run a semsearch command with --json; return its answer, seconds, and the children's peak memory in bytes."""
+    with stopwatch() as watch:
+        done = subprocess.run(
+            [sys.executable, "-m", "semsearch.cli", *arguments, "--json"], stdout=subprocess.PIPE, check=True
+        )
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer, watch.seconds, peak_kib * 1024

@@ -1,0 +1,102 @@
+"""What several tests need: an encoder that needs no model, papers to index, indexes made of them."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from semsearch.encoders import EncoderSpec, ModelFolder
+from semsearch.papers import Paper
+from semsearch.reindex import Import, ReindexReport, update_index
+
+SHARED = Path(__file__).parents[2] / "shared"
+SAMPLES = Path(__file__).parents[1] / "semsearch" / "samples"
+
+
+class FakeEncoder:
+    """A hashed bag of words: the same text always gets the same vector, and texts that share words are near."""
+
+    def __init__(self, spec: EncoderSpec, device: str | None = None) -> None:
+        self.spec = spec
+        self.device = device
+        self.batch_tokens = 512
+        self.passages: list[list[str]] = []
+
+    def count_tokens(self, passages: Sequence[str]) -> list[int]:
+        return [len(passage.split()) + 2 for passage in passages]
+
+    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
+        self.passages.append(list(passages))
+        return self._vectors(passages)
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        return self._vectors(queries)
+
+    def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = np.stack([sum((self._word(word) for word in self._words(text)), self._word("")) for text in texts])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    @staticmethod
+    def _words(text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
+
+    def _word(self, word: str) -> NDArray[np.float64]:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+        return np.random.default_rng(seed).normal(size=self.spec.dimension)
+
+
+class FakeLoader:
+    """Stands in for `load_encoder` and remembers the encoders that it made."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeEncoder] = []
+
+    def __call__(self, model: ModelFolder, device: str | None = None) -> FakeEncoder:
+        self.made.append(FakeEncoder(model.spec, device))
+        return self.made[-1]
+
+    @property
+    def encoded(self) -> list[str]:
+        return [text for encoder in self.made for batch in encoder.passages for text in batch]
+
+
+@pytest.fixture
+def loader() -> FakeLoader:
+    return FakeLoader()
+
+
+@pytest.fixture(scope="session")
+def fake_encoder() -> FakeEncoder:
+    return FakeEncoder(ModelFolder.find().spec)
+
+
+def make_paper(number: int, words: str = "", **fields: object) -> Paper:
+    """Return paper number `number`; its text is its own unless `words` says what it shares."""
+    text = words or f"subject{number % 7} method{number % 5} finding{number}"
+    values: dict[str, object] = {"paper_id": f"p{number}", "title": f"Paper {number}", "abstract": text} | fields
+    return Paper.build(**values)  # type: ignore[arg-type]
+
+
+def write_jsonl(path: Path, papers: Sequence[Paper]) -> Path:
+    """Write the papers as a source that the readers read back as they are."""
+    lines = [paper.to_json() for paper in papers]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+Index = Callable[..., ReindexReport]
+
+
+@pytest.fixture
+def index_papers(tmp_path: Path, loader: FakeLoader) -> Index:
+    """Return a function that indexes papers into `tmp_path / "index"` through a source file of the given origin."""
+
+    def run(papers: Sequence[Paper], origin: str = "test", *, sync: bool = False) -> ReindexReport:
+        source = write_jsonl(tmp_path / f"{origin}.jsonl", papers)
+        return update_index(tmp_path / "index", [Import(origin, (source,), sync=sync)], load=loader)
+
+    return run

@@ -1,0 +1,256 @@
+"""The command line as people and scripts use it: exit code, standard output, standard error."""
+
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import FakeEncoder, make_paper, write_jsonl
+
+from semsearch import cli
+from semsearch.encoders import ModelFolder
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command line in `tmp_path` with the fake encoder: (exit code, stdout, stderr)."""
+
+    def fake(model: ModelFolder, device: str | None) -> FakeEncoder:
+        return FakeEncoder(model.spec, device)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "semsearch.encoders.reference", SimpleNamespace(ReferenceEncoder=fake))  # type: ignore[arg-type]
+
+    def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semsearch", *arguments])
+        if stdin is not None:
+            (tmp_path / "stdin").write_text(stdin, encoding="utf-8")
+            monkeypatch.setattr(sys, "stdin", (tmp_path / "stdin").open(encoding="utf-8"))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as request:
+            code = int(request.code or 0)
+        finally:
+            if stdin is not None:
+                sys.stdin.close()
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def papers(tmp_path: Path) -> Path:
+    return write_jsonl(
+        tmp_path / "papers.jsonl",
+        [
+            make_paper(1, words="whales sing long songs in the deep sea", title="Songs of whales", authors=("A. One",)),
+            make_paper(
+                2, words="birds learn songs from their parents", title="Birdsong", published="1999", venue="Nest"
+            ),
+            make_paper(3, words="stock prices follow a random walk", title="Prices", url="https://example.org/3"),
+        ],
+    )
+
+
+def test_index_says_what_was_new_and_then_that_nothing_was(run: Run, papers: Path) -> None:
+    assert run("index", "papers.jsonl") == (
+        0,
+        "3 new, 0 changed, 0 unchanged\n3 papers searchable (generation 1, 3 texts encoded)\n",
+        "",
+    )
+    code, out, _ = run("index", "papers.jsonl")
+    assert (code, out.splitlines()[0]) == (0, "0 new, 0 changed, 3 unchanged")
+
+
+def test_index_reports_bad_records_and_keeps_their_neighbours(run: Run, papers: Path) -> None:
+    papers.write_text("{broken\n" + papers.read_text() + '{"id": "p9", "title": "No abstract"}\n')
+    code, out, err = run("index", "papers.jsonl")
+    assert (code, out.splitlines()[0]) == (0, "3 new, 0 changed, 0 unchanged, 2 skipped")
+    assert err.splitlines()[0].startswith("skipped papers.jsonl:1: ")
+    assert err.splitlines()[1].startswith("skipped papers.jsonl:5: ")
+
+
+def test_index_as_json(run: Run, papers: Path) -> None:
+    papers.write_text(papers.read_text() + "{}\n")
+    code, out, err = run("index", "papers.jsonl", "--json")
+    report = json.loads(out)
+    assert (code, err, report["new"], report["generation"], report["rejected_count"]) == (0, "", 3, 1, 1)
+    assert report["rejected"][0]["place"] == "papers.jsonl:4"
+
+
+def test_a_source_that_is_not_there_is_an_error(run: Run, papers: Path) -> None:
+    code, out, err = run("index", "papers.jsonl", "nowhere.jsonl")
+    assert code == 1
+    assert "nowhere.jsonl" in err
+    assert "3 papers searchable" in out, "the other source is read all the same"
+
+
+def test_only_bad_records_are_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{}\n{}\n")
+    assert run("index", "bad.jsonl")[0] == 1
+
+
+def test_strict_stops(run: Run, papers: Path) -> None:
+    papers.write_text(papers.read_text() + "{broken\n")
+    code, _, err = run("index", "papers.jsonl", "--strict")
+    assert code == 1
+    assert err.startswith("Error: papers.jsonl:4: ")
+    assert run("index")[1].startswith("0 new, 0 changed, 0 unchanged\n3 papers searchable")
+
+
+def test_sync_needs_a_source(run: Run) -> None:
+    code, _, err = run("index", "--sync")
+    assert code == 2
+    assert "--sync needs a SOURCE" in err
+
+
+def test_index_from_standard_input(run: Run, papers: Path) -> None:
+    assert run("index", "-", stdin=papers.read_text())[1].startswith("3 new")
+
+
+def test_search_shows_the_nearest_first(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, out, err = run("search", "what", "songs", "do", "whales", "sing", "-n", "2")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("  1. Songs of whales  0.")
+    assert lines[1].strip() == "A. One"
+    assert lines[2].split() == ["p1"]
+    assert lines[3].strip() == "whales sing long songs in the deep sea"
+    assert lines[5].startswith("  2. Birdsong")
+    assert lines[6].strip() == "1999 · Nest"
+    assert err.startswith("2 of 3 papers in ")
+
+
+def test_search_as_json_is_the_envelope_of_the_service(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, out, _ = run("search", "-", "--json", "--limit", "1", "--offset", "1", stdin="songs of birds and whales\n")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["meta"]["total"] == 3
+    assert [result["rank"] for result in answer["results"]] == [2]
+
+
+def test_related_by_id_and_by_text(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    by_id = json.loads(run("related", "p1", "--json")[1])
+    assert [result["paper"]["id"] for result in by_id["results"]] == ["p2", "p3"]
+    by_text = json.loads(run("related", "--text", "random walk of stock prices", "--json")[1])
+    assert by_text["results"][0]["paper"]["id"] == "p3"
+    from_stdin = json.loads(run("related", "--text", "-", "--json", stdin="birds learn")[1])
+    assert from_stdin["results"][0]["paper"]["id"] == "p2"
+
+
+@pytest.mark.parametrize("arguments", [(), ("p1", "--text", "words")])
+def test_related_wants_ids_or_a_text(run: Run, arguments: tuple[str, ...]) -> None:
+    code, _, err = run("related", *arguments)
+    assert code == 2
+    assert "name either papers by ID or a --text" in err
+
+
+def test_delete_then_purge(run: Run, papers: Path, tmp_path: Path) -> None:
+    run("index", "papers.jsonl")
+    assert run("purge", "p1")[0] == 1, "a live paper is not purged"
+    assert run("delete", "p1", "p2") == (0, "2 deleted; 1 papers remain\n", "")
+    assert run("purge", "p1", "--json") == (0, '{\n  "purged_versions": 1\n}\n', "")
+    assert b"whales" not in (tmp_path / "indexes" / "default" / "library.db").read_bytes()
+    assert json.loads(run("search", "songs", "--json")[1])["meta"]["total"] == 1
+
+
+def test_deleting_an_unknown_paper_deletes_nothing(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, _, err = run("delete", "p1", "p9")
+    assert (code, err) == (1, "Error: not in the index: p9; nothing was deleted\n")
+    assert json.loads(run("stats", "--json")[1])["papers"] == 3
+
+
+def test_stats_and_verify(run: Run, papers: Path, tmp_path: Path) -> None:
+    run("index", "papers.jsonl")
+    code, out, _ = run("stats")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["papers", "3"]
+    stats = json.loads(run("stats", "--json")[1])
+    assert (stats["papers"], stats["pending_changes"], stats["library"]["changes"]) == (3, 0, 3)
+    assert run("verify") == (0, "sound\n", "")
+    with sqlite3.connect(tmp_path / "indexes" / "default" / "library.db") as connection:
+        connection.execute("UPDATE changes SET content = replace(content, 'whales', 'whalez')")
+    connection.close()
+    code, out, _ = run("verify")
+    assert code == 1
+    assert "'p1'" in out
+    assert json.loads(run("verify", "--json")[1])["sound"] is False
+
+
+def test_changes_that_are_not_searchable_yet_are_named(run: Run, papers: Path, tmp_path: Path) -> None:
+    from semsearch.library import Library
+
+    run("index", "papers.jsonl")
+    with Library.open(tmp_path / "indexes" / "default" / "library.db") as library:
+        library.delete(["p3"])
+    _, _, err = run("search", "songs")
+    assert err.startswith("Note: 1 changes are not searchable yet; publish them with: semsearch index\n")
+    assert "pending     1 changes" in run("stats")[1]
+    assert run("index")[1] == "0 new, 0 changed, 0 unchanged\n2 papers searchable (generation 2, 0 texts encoded)\n"
+
+
+@pytest.mark.parametrize(
+    "command", [("search", "x"), ("related", "x"), ("delete", "x"), ("stats",), ("verify",), ("serve",)]
+)
+def test_without_an_index_every_command_says_how_to_make_one(run: Run, command: tuple[str, ...]) -> None:
+    code, out, err = run(*command, "--index", "nothing-here")
+    assert (code, out) == (1, "")
+    assert err == (
+        "Error: there is no index in nothing-here; create one with: semsearch index --index nothing-here FILE\n"
+    )
+    assert not Path("nothing-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", " "), "the text is blank"),
+        (("search", "x" * 10_001), "shorten it"),
+        (("related", "p99"), "not in the index: 'p99'"),
+        (("search", "x", "--limit", "100", "--offset", "950"), "both together at most 1,000"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_traceback(
+    run: Run, papers: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    run("index", "papers.jsonl")
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert err.startswith("Error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("semsearch.reindex.update_index", interrupted)
+    code, _, err = run("index", "x.jsonl")
+    assert code == 130
+    assert err.strip().startswith("Interrupted. Everything committed so far is safe")
+
+
+@pytest.mark.parametrize("command", ["index", "search", "related", "delete", "purge", "serve", "stats", "verify"])
+def test_every_command_has_help(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "--index FOLDER" in out
+    assert "[default: indexes/default]" in out
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    from semsearch import __version__
+
+    assert run("--version") == (0, f"semsearch {__version__}\n", "")

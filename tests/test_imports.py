@@ -1,0 +1,128 @@
+"""What loads what: the order of the rooms, and what stays unloaded until it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "semsearch"
+
+# The rooms in the order in which a paper walks through them: each may import those before it, none behind it.
+WALK = [
+    "errors",
+    "papers",
+    "readers",
+    "durable",
+    "library",
+    "encoders",
+    "vectors",
+    "generation",
+    "publishing",
+    "reindex",
+    "search",
+    "verify",
+    "envelope",
+    "service",
+    "cli",
+]
+
+# Heavy or peculiar libraries, and the only place that may import each.
+HOMES = {
+    "faiss": "vectors.py",
+    "torch": "encoders/reference.py",
+    "sentence_transformers": "encoders/reference.py",
+    "transformers": "encoders/reference.py",
+    "sqlite3": "library.py",
+    "fastapi": "service/",
+    "starlette": "service/",
+    "uvicorn": "service/",
+    "zstandard": "readers/",
+    "click": "cli.py",
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports name the whole path"
+            found.add(node.module or "")
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_room_imports_rooms_before_it_only(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return
+    own = WALK.index(room(path))
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "semsearch" and len(parts) > 1:
+            assert WALK.index(parts[1]) <= own, f"{path.name} imports {name}, which stands behind it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_heavy_libraries_are_imported_in_their_one_place(path: Path) -> None:
+    relative = path.relative_to(PACKAGE).as_posix()
+    for name in imports(path):
+        home = HOMES.get(name.split(".")[0])
+        assert home is None or relative.startswith(home), f"{relative} imports {name}, whose place is {home}"
+
+
+def test_no_pickle_and_no_remote_code() -> None:
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        assert not {"pickle", "joblib", "dill", "shelve", "marshal"} & imports(path), path
+        for word in ("trust_remote_code=True", "allow_pickle=True", "weights_only=False"):
+            assert word not in text, path
+
+
+HEAVY = ("torch", "faiss", "sentence_transformers", "transformers", "fastapi", "numpy")
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return which heavy libraries a new process has loaded after running this code."""
+    probe = f"import sys\n{code}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_import_semsearch_loads_nothing_heavy() -> None:
+    assert loaded_by("import semsearch") == set()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "sys.argv = ['semsearch', '--help']\nfrom semsearch.cli import main\ntry: main()\nexcept SystemExit: pass"
+    assert loaded_by(code) == set()
+
+
+def test_reindexing_what_is_known_and_related_papers_load_no_torch(tmp_path: Path) -> None:
+    code = (
+        "from semsearch import imports_of, update_index, Searcher\n"
+        "import pathlib\n"
+        f"update_index({str(tmp_path / 'index')!r}, [])\n"
+        f"Searcher.open({str(tmp_path / 'index')!r}).close()"
+    )
+    assert loaded_by(code) == {"faiss", "numpy"}
+
+
+def test_every_public_name_is_there() -> None:
+    import semsearch
+
+    for name in semsearch.__all__:
+        assert getattr(semsearch, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        semsearch.nothing  # noqa: B018
