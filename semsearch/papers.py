@@ -120,7 +120,7 @@ class Paper:
 
 
 _FIELD_NAMES = tuple(item.name for item in fields(Paper))
-_SPACE_RUNS = re.compile(r"\s+")
+_GRAPHEME_JOINER = "\u034f"  # the one character below that Python calls printable
 _CONTROL_TO_SPACE = {code: " " for code in (*range(0x01, 0x20), 0x7F, *range(0x80, 0xA0))}
 _INVISIBLE: dict[int, str | None] = {
     code: None
@@ -145,17 +145,17 @@ def normalise_text(text: str) -> str:
 
     :raises RecordError: if the text holds NUL or a lone surrogate: a sign of damaged input, not of language.
     """
-    if text.isascii():
-        if "\x00" in text:
-            raise RecordError("the text holds a NUL character")
-        return " ".join(text.translate(_CLEANING).split()) if not text.isprintable() else " ".join(text.split())
     if "\x00" in text:
         raise RecordError("the text holds a NUL character")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RecordError("the text holds a lone surrogate, which is not a character") from None
-    return _SPACE_RUNS.sub(" ", unicodedata.normalize("NFC", text.translate(_CLEANING))).strip()
+    if not text.isprintable() or _GRAPHEME_JOINER in text:  # quicker than to translate every text
+        text = text.translate(_CLEANING)
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RecordError("the text holds a lone surrogate, which is not a character") from None
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
 
 
 _ID_ALPHABET = re.compile(r"[!-~]+")

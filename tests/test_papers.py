@@ -78,6 +78,7 @@ def test_any_text_is_an_id_in_one_spelling_or_refused(text: str) -> None:
         ("soft\u00adhyphen", "softhyphen"),
         ("right\u202eto\u202cleft", "righttoleft"),
         ("tag\U000e0041s", "tags"),
+        ("e\u200b\u0301", "é"),
         ("no\u00a0break\u2003space\u2028line", "no break space line"),
         ("bell\x07 and\x85next", "bell and next"),
         ("\u200b\u2060 \ufeff", ""),
@@ -156,6 +157,13 @@ def test_the_canonical_json_leaves_out_what_is_empty_and_reads_back() -> None:
     assert Paper.from_json(paper.to_json()) == paper
     assert paper.year == 2017
     assert make_paper(1).year is None
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\x00") | st.sampled_from("e\u0301\u200b\u00ad \u034f")))
+def test_a_normalised_text_is_its_own_normalisation(text: str) -> None:
+    once = normalise_text(text)
+    assert normalise_text(once) == once
+    assert once == " ".join(once.split())
 
 
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))

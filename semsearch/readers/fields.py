@@ -24,9 +24,13 @@ from semsearch.errors import RecordError
 from semsearch.papers import MAX_TITLE_CHARACTERS, Paper, normalise_id, normalise_published, normalise_text
 from semsearch.readers.jsonl import KINDS
 
+MAX_FIELDS = 10_000
+MAX_NAMES = 10_000
+"""Of authors or categories in one record; a collaboration of 5,000 authors is real."""
 MAX_EXTRA_CHARACTERS = 10_000
 MAX_EXTRA_DEPTH = 32
 LEFT_OUT = "semsearch_left_out"
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _MAX_NAMES_LEFT_OUT = 20
 
 _FIELD_NAMES = {
@@ -54,7 +58,7 @@ class _Role(NamedTuple):
 
 
 _Candidate = tuple[int, str, Any]
-"""A filled field that could fill a role: its rank for that, its name, its value. Plain, as a paper makes ten of them."""
+"""A filled field that could fill a role: its rank for that, its name, its value. Plain, since a paper makes ten."""
 
 _Value = TypeVar("_Value")
 _Candidates = dict[str, list[_Candidate]]
@@ -83,6 +87,8 @@ def paper_of(fields: Mapping[str, Any], default_source: str | None = None) -> Pa
 
     :raises RecordError: if they make none; the message names the field.
     """
+    if len(fields) > MAX_FIELDS:
+        raise RecordError(f"the record has {len(fields):,} fields; at most {MAX_FIELDS:,} are allowed")
     candidates, extra = _sorted_out(fields)
     if "abstract" not in candidates:
         raise RecordError(f"the record has no abstract, or a blank one (looked for: {ABSTRACT_NAMES})")
@@ -189,7 +195,12 @@ def _filled(
 
 
 def _most_precise_date(candidates: _Candidates, extra: dict[str, Any]) -> str | None:
-    dates = [(_date(value), key, value) for _, key, value in candidates.get("published", ())]
+    found = candidates.get("published")
+    if not found:
+        return None
+    dates = [(_date(value), key, value) for _, key, value in found]
+    if len(dates) == 1 and dates[0][0]:
+        return dates[0][0]
     best = max((date for date, _, _ in dates if date), key=len, default=None)  # of equal length: the first
     for date, key, value in dates:
         if date is None or not (best and best.startswith(date)):
@@ -274,7 +285,7 @@ def _names(value: object, split: Callable[[str], list[str]]) -> tuple[str, ...] 
     """Return the names in a list or a text, or None; a `_PartOfNames` if the list holds something else too."""
     if isinstance(value, str):
         value = _printed_list(value) or split(value)
-    if not isinstance(value, list):
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
         return None
     names = tuple(name for item in value if (name := _name(item)) is not None)
     return names if len(names) == len(value) else _PartOfNames(names)
@@ -348,9 +359,10 @@ def _kept(extra: dict[str, Any]) -> dict[str, Any]:
 
     :raises RecordError: if one of them holds text that is no text.
     """
-    if problem := _bad_text(extra):
+    written = {key: _json_of(key, value) for key, value in extra.items()}
+    if any(text is None or _is_suspect(text) for text in written.values()) and (problem := _bad_text(extra)):
         raise RecordError(problem)
-    sizes = {key: _json_characters(key, value) for key, value in extra.items()}
+    sizes = {key: MAX_EXTRA_CHARACTERS + 1 if text is None else len(text) for key, text in written.items()}
     if sum(sizes.values()) <= MAX_EXTRA_CHARACTERS:
         return extra
     total, fitting = 0, set()
@@ -365,11 +377,26 @@ def _kept(extra: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in extra.items() if key in fitting} | {LEFT_OUT: names}
 
 
-def _json_characters(key: str, value: object) -> int:
-    """Return how much of the bound a field takes; all and more if it is nested too deeply to be kept."""
-    if isinstance(value, dict | list) and any(depth > MAX_EXTRA_DEPTH for _, depth in _texts(value)):
-        return MAX_EXTRA_CHARACTERS + 1
-    return len(json.dumps({key: value}, ensure_ascii=False))
+def _json_of(key: str, value: object) -> str | None:
+    """Return a field as JSON, or None if it is nested too deeply to be kept."""
+    try:
+        text = _ENCODER.encode({key: value})
+    except RecursionError:
+        return None
+    # The walk takes Python's pace; what is too long to be kept anyway is spared it.
+    is_walked = isinstance(value, dict | list) and len(text) <= MAX_EXTRA_CHARACTERS
+    return None if is_walked and any(depth > MAX_EXTRA_DEPTH for _, depth in _texts(value)) else text
+
+
+def _is_suspect(text: str) -> bool:
+    """Whether a JSON text may hold a NUL or a lone surrogate; a quick look before a thorough one."""
+    if "\\u0000" in text:
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _texts(value: object) -> Iterator[tuple[str, int]]:

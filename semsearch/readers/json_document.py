@@ -14,7 +14,7 @@ from semsearch.readers.records import Reader, Record, Unusable
 from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Line, Stream
 
 _MARKS = re.compile(rb'[\[\]{}",]')
-_STRING_MARKS = re.compile(rb'["\\]')
+_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # up to the closing quote, or the end of the chunk
 _OPENING = b"[{"
 _WRAPPERS = frozenset(name.encode() for name in jsonl.WRAPPERS)
 _MAX_KEY_BYTES = 64
@@ -82,34 +82,42 @@ class _Cutter:
         """Return the records that end in this chunk."""
         self._chunk, self._start, self._counted = chunk, 0, 0
         position, self._resume = self._resume, 0
-        key_start = position
-        while match := (_STRING_MARKS if self.quoted else _MARKS).search(chunk, position):
-            at, mark = match.start(), match[0]
-            between, position = position, at + 1
+        while position < len(chunk):
             if self.quoted:
-                if mark == b"\\":
-                    position += 1
-                else:
-                    self.quoted = False
-                    self._key = (self._key + chunk[key_start:at])[:_MAX_KEY_BYTES]
+                position = self._after_string(position)
                 continue
-            if self.depth == 0 and (mark not in _OPENING or not _is_blank(chunk[between:at])):
+            match = _MARKS.search(chunk, position)
+            at = match.start() if match else len(chunk)
+            if self.depth == 0 and not _is_blank(chunk[position:at]):
+                yield from self._stray(at)
+            position = at + 1
+            if not match:
+                break
+            mark = match[0]
+            if self.depth == 0 and mark not in _OPENING:
                 yield from self._stray(at)
             if mark == b'"':
-                self.quoted, self._key, key_start = True, b"", position
+                self.quoted, self._key = True, b""
             elif mark in _OPENING:
                 self._open(mark, at)
             elif mark != b",":
                 yield from self._close(at)
             elif self.depth == self.list_depth:
                 yield from self._item(at, is_last=False)
-        if self.quoted:
-            self._key = (self._key + chunk[key_start:])[:_MAX_KEY_BYTES]
-        elif self.depth == 0 and not _is_blank(chunk[position:]):
-            yield from self._stray(len(chunk))
-        self._resume = max(0, position - len(chunk))
-        self._hold(len(chunk))
+        # Inside a wrapping object but outside of its list there is nothing to hold, nor between top-level values.
+        if self.depth > 0 and (self.list_depth is not None or not self._wrapped):
+            self._hold(len(chunk))
         self._line_at(len(chunk))
+
+    def _after_string(self, position: int) -> int:
+        """Return where the chunk goes on behind the string that is open at a position."""
+        match = _STRING.match(self._chunk, position)
+        end = match.end() if match else position
+        self._key = (self._key + self._chunk[position:end][:_MAX_KEY_BYTES])[:_MAX_KEY_BYTES]
+        if end < len(self._chunk):
+            self.quoted = self._chunk[end] != ord('"')
+            self._resume = int(self.quoted)  # a backslash ends the chunk; what it escapes begins the next one
+        return end + 1
 
     def _open(self, mark: bytes, at: int) -> None:
         if self.depth == 0:
@@ -137,7 +145,7 @@ class _Cutter:
 
     def _item(self, end: int, *, is_last: bool) -> Iterator[Line | Unusable]:
         piece = self._taken(end)
-        if piece.data is None or not _is_blank(piece.data):
+        if piece.data is None or piece.data:
             yield piece
         elif not is_last:
             yield Unusable(piece.number, "the list has nothing between two commas")
@@ -153,22 +161,20 @@ class _Cutter:
         self._held_line = self._line_at(at)
 
     def _hold(self, end: int) -> None:
-        # Inside a wrapping object but outside of its list there is nothing to hold, nor between top-level values.
-        if self.depth == 0 or (self._wrapped and self.list_depth is None):
-            return
-        self._held_bytes += end - self._start
+        piece = self._chunk[self._start : end]
+        if not self._held_bytes:
+            content = piece.lstrip()
+            self._held_line += piece.count(b"\n", 0, len(piece) - len(content))
+            piece = content
+        self._held_bytes += len(piece)
         if self._held_bytes <= MAX_RECORD_BYTES:
-            self._held.append(self._chunk[self._start : end])
+            self._held.append(piece)
         else:
             self._held.clear()
 
     def _taken(self, end: int) -> Line:
-        self._held_bytes += end - self._start
-        if self._held_bytes > MAX_RECORD_BYTES:
-            return Line(self._held_line, None)
-        data = b"".join([*self._held, self._chunk[self._start : end]])
-        blank = len(data) - len(data.lstrip())
-        return Line(self._held_line + data.count(b"\n", 0, blank), data)
+        self._hold(end)
+        return Line(self._held_line, b"".join(self._held) if self._held_bytes <= MAX_RECORD_BYTES else None)
 
     def _line_at(self, at: int) -> int:
         self.line += self._chunk.count(b"\n", self._counted, at)

@@ -78,8 +78,7 @@ def _is_record(line: bytes) -> bool:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, _ in pairs if fields.pop(name, pairs) is pairs)  # popped before: met before
         raise _NotAcceptedError(f"the record has the field {twice[:40]!r} twice")
     return fields
 

@@ -164,12 +164,15 @@ def why(error: OSError | ValueError) -> str:
 
 
 def _blocks(file: BinaryIO, name: str, on_read: Callable[[int], None]) -> Iterator[bytes]:
-    try:
-        while block := file.read(_BLOCK_BYTES):
-            on_read(len(block))
-            yield block
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{name} cannot be read on: {why(error)}; nothing after this point was read") from error
+    while True:
+        try:
+            block = file.read(_BLOCK_BYTES)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{name} cannot be read on: {why(error)}; nothing after this point was read") from error
+        if not block:
+            return
+        on_read(len(block))
+        yield block
 
 
 class _Unpacker(Protocol):

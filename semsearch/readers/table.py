@@ -6,7 +6,7 @@ below it, instead of the rest of the file becoming one cell.
 """
 
 import csv
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -15,6 +15,8 @@ from semsearch.readers.records import Reader, Record, Unusable, WrongKindError
 from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Line, Stream
 
 _DELIMITERS = (",", ";", "\t", "|")
+_MAX_ROW_LINES = 10_000
+"""Short lines are held at many times their size, so bytes alone do not bound a row whose quotes never close."""
 _ESSENTIAL = ("paper_id", "title", "abstract")
 
 
@@ -54,6 +56,8 @@ class _Lines:
         self._taken_bytes += len(line.data or b"")
         if line.data is None or self._taken_bytes > MAX_RECORD_BYTES:
             raise _RowError(MAX_RECORD_REASON)
+        if len(self.taken) > _MAX_ROW_LINES:
+            raise _RowError(f"the row has more than {_MAX_ROW_LINES:,} lines; do its quotes match?")
         return line.data.decode(errors="surrogateescape") + "\n"
 
 
@@ -109,9 +113,9 @@ def _header(row: _Row | Unusable, stream: Stream) -> list[str]:
     names = [name.strip() or f"column_{position}" for position, name in enumerate(row, start=1)]
     if all(role_of(name) != "abstract" for name in names):
         raise WrongKindError(f"names no column for the abstract in its first row (looked for: {ABSTRACT_NAMES})")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise WrongKindError(f"has two columns named {twice[0][:40]!r}; rename one")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise WrongKindError(f"has {count} columns named {name[:40]!r}; rename them")
     return names
 
 
