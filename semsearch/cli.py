@@ -230,6 +230,7 @@ def serve(index: Path, host: str, port: int, device: str | None) -> None:
     from semsearch.service import create_app, run
 
     IndexFolder(index).check_exists()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a service never goes out to fetch a model
     run(create_app(index, device=device), host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
 
 

@@ -149,7 +149,7 @@ class Searcher:
         :raises ValueError: if both are blank, or too long or not text, or the page reaches beyond rank 1,000.
         """
         started = time.perf_counter()
-        text = clean_query(f"{title} {abstract}")
+        text = clean_query(f"{title} {abstract}".strip())
         vector = checked(self.encoder.encode_passages([text]), 1, self.encoder.spec.dimension)[0]
         return self._answer(vector, np.empty(0, dtype=np.int64), limit, offset, started)
 

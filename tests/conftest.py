@@ -38,7 +38,8 @@ class FakeEncoder:
 
     def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         rows = np.stack([sum((self._word(word) for word in self._words(text)), self._word("")) for text in texts])
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        return unit
 
     @staticmethod
     def _words(text: str) -> list[str]:

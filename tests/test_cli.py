@@ -24,7 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return FakeEncoder(model.spec, device)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "semsearch.encoders.reference", SimpleNamespace(ReferenceEncoder=fake))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "semsearch.encoders.reference", SimpleNamespace(ReferenceEncoder=fake))
 
     def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["semsearch", *arguments])

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,7 @@ class _Broken(FakeEncoder):
         super().__init__(model.spec)
         self._spoil = spoil
 
-    def encode_passages(self, passages: list[str]) -> NDArray[np.float32]:  # type: ignore[override]
+    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
         vectors = super().encode_passages(passages)
         if len(self.passages) <= 2:
             return vectors
