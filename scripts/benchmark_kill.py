@@ -100,6 +100,10 @@ def main() -> None:
             witness.wait_for(2)
             result = {
                 "papers": options.count,
+                "undisturbed": {
+                    "seconds": round(seconds, 1),
+                    "abstracts_per_second": round(options.count / seconds, 2),
+                },
                 "killed_after_seconds": killed_at,
                 **encoded_twice(log),
                 "generations_served_while_killing": seen_until_then,
