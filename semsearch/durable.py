@@ -4,6 +4,7 @@ Every file of an index apart from the library is written through here: checked w
 (a failed fsync may have dropped the data, and a second one would report success), then the folder's fsync.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -56,7 +57,10 @@ class CheckedWriter:
         self._xxh3.update(rest)
         self._sha256.update(rest)
         while rest:
-            rest = rest[self._file.write(rest) :]
+            taken = self._file.write(rest)
+            if not taken:
+                raise OSError(errno.EIO, "the file takes no more bytes", self._file.name)
+            rest = rest[taken:]
         self._size += size
         return size
 
@@ -96,6 +100,14 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Make this folder and those above it, where they are missing, so that a power cut does not take them back."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Bring the names in this folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -129,7 +141,7 @@ def exclusive_lock(path: Path, purpose: str, wait_seconds: float = 0) -> Iterato
 
     :raises IndexBusyError: if another process or thread still holds it after `wait_seconds`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     deadline = time.monotonic() + wait_seconds
     with open(path, "ab") as file:
         while not _locked(file.fileno()):

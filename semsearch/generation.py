@@ -4,7 +4,7 @@ A generation is an immutable folder derived from the library: segments of vector
 only file that knows the names inside an index folder:
 
     library.db                 the truth
-    CURRENT                    "<generation> <sha256 of its manifest>", replaced by rename only
+    CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
     LOCK, REINDEX              held by the one publisher, and for the whole of a reindex
     generations/000042/        manifest.json  tombstones.npy  segments/000041/{vectors.faiss,seqs.npy}
     quarantine/                damaged generations are moved here, never deleted
@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from semsearch.durable import (
@@ -99,7 +101,7 @@ class IndexFolder:
 
     def published(self) -> list[int]:
         """Return the numbers of all generations that stand there whole or damaged, newest first."""
-        return sorted((int(path.name) for path in self.generations.glob("*") if path.name.isdigit()), reverse=True)
+        return sorted((int(path.name) for path in self.generations.glob("*") if path.name.isdecimal()), reverse=True)
 
     def check_exists(self) -> None:
         """Do nothing for a folder that holds an index.
@@ -134,7 +136,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a generation is made of and what made it."""
+    """What a generation is made of and what made it: the library's changes up to `last_seq`, named by `last_change`."""
 
     generation: int
     parent: int | None
@@ -142,6 +144,7 @@ class Manifest:
     papers: int
     rows: int
     last_seq: int
+    last_change: str
     encoder: EncoderSpec
     segments: tuple[SegmentRecord, ...]
     files: dict[str, FileRecord]
@@ -208,7 +211,8 @@ class Segment:
         self.seqs: NDArray[np.int64] = np.load(folder / _SEQS, mmap_mode="r", allow_pickle=False)
         if (self.vectors.rows, self.seqs.shape) != (record.rows, (record.rows,)):
             raise GenerationDamageError(
-                f"segment {record.name} has {self.vectors.rows} vectors and {len(self.seqs)} seqs, not {record.rows} of each"
+                f"segment {record.name} has {self.vectors.rows} vectors and {len(self.seqs)} seqs, "
+                f"not {record.rows} of each"
             )
 
 
@@ -233,7 +237,8 @@ class Generation:
         found = (self.starts[-1], self.starts[-1] - len(tombstones))
         if found != (manifest.rows, manifest.papers):
             raise GenerationDamageError(
-                f"it holds {found[0]} rows and {found[1]} papers, its manifest counts {manifest.rows} and {manifest.papers}"
+                f"it holds {found[0]} rows and {found[1]} papers, "
+                f"its manifest counts {manifest.rows} and {manifest.papers}"
             )
 
     @property
@@ -324,6 +329,7 @@ class Draft:
     added_rows: int
     tombstones: NDArray[np.int64]
     last_seq: int
+    last_change: str
     encoder: EncoderSpec
 
 
@@ -350,7 +356,7 @@ def publish(folder: IndexFolder, draft: Draft) -> Generation:
         raise
     sync_folder(folder.generations)
     manifest_sha256 = hashlib.sha256(generation.manifest.to_bytes()).hexdigest()
-    replace_file(folder.current, f"{number:06d} {manifest_sha256}\n".encode())
+    replace_file(folder.current, _current_line(number, manifest_sha256))
     _remove_old(folder, number)
     logger.info("published generation %d with %d papers", number, generation.papers)
     return generation
@@ -378,6 +384,7 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         papers=rows - len(draft.tombstones),
         rows=rows,
         last_seq=draft.last_seq,
+        last_change=draft.last_change,
         encoder=draft.encoder,
         segments=tuple(SegmentRecord(segment.name, segment.rows) for segment in segments),
         files=files,
@@ -398,19 +405,21 @@ def _link_segment(temporary: Path, name: str, draft: Draft) -> dict[str, FileRec
     for file in (_VECTORS, _SEQS):
         relative = f"segments/{name}/{file}"
         linked[relative] = draft.parent.manifest.files[relative]
-        _link_or_copy(source / relative, temporary / relative)
+        _link_or_copy(source / relative, temporary / relative, linked[relative])
     return linked
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path, record: FileRecord) -> None:
     try:
         os.link(source, target)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
         with source.open("rb") as file, CheckedWriter(target) as writer:  # a file system without hard links
             while block := file.read(1 << 20):
                 writer.write(block)
+        if writer.record != record:
+            raise GenerationDamageError(f"{source} is not what was written; run the same command again") from error
 
 
 def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRecord, dict[str, FileRecord]]:
@@ -420,6 +429,8 @@ def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRec
 
     def vectors() -> Iterator[NDArray[np.float32]]:
         for block_seqs, block in draft.added:
+            if not np.isfinite(block).all():  # such a row would never be found, without a word
+                raise SemsearchError("the new segment got a vector that is not all numbers")
             seqs.append(block_seqs)
             yield block
 
@@ -466,13 +477,18 @@ def _make_canaries(generation: Generation) -> Iterator[Canary]:
     chosen = live[np.unique(np.linspace(0, live.size - 1, _CANARIES).astype(np.int64))]
     for vector in generation.vectors_at(chosen):
         seqs, scores = _canary_answer(generation, vector)
-        if abs(scores[0] - 1) > _CANARY_TOLERANCE:
-            raise SemsearchError(f"a stored vector's nearest row has score {scores[0]}, not 1: the segment is unusable")
+        own = float(vector @ vector)  # a longer vector of the same direction may score more
+        if scores[0] < own - _CANARY_TOLERANCE:
+            raise SemsearchError(
+                f"a stored vector's nearest row has score {scores[0]}, not {own}: the segment is unusable"
+            )
         yield Canary(base64.b64encode(vector.astype("<f4").tobytes()).decode(), seqs, scores)
 
 
 def _canary_answer(generation: Generation, vector: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     scores, rows = generation.nearest(vector[None, :], _CANARY_DEPTH)
+    if (rows < 0).any():  # fewer found than there are
+        raise GenerationDamageError("some of its vectors are not numbers")
     return tuple(generation.seqs_at(rows[0]).tolist()), tuple(scores[0].tolist())
 
 
@@ -495,33 +511,44 @@ def _remove_abandoned(folder: IndexFolder) -> None:
 def _remove_old(folder: IndexFolder, live: int) -> None:
     for number in folder.published()[KEEP_AT_LEAST:]:
         path = folder.generation(number)
-        if number != live and time.time() - path.stat().st_mtime > KEEP_SECONDS:
-            abandoned = path.with_suffix(".tmp")
-            path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
-            shutil.rmtree(abandoned)
+        try:
+            if number != live and time.time() - path.stat().st_mtime > KEEP_SECONDS:
+                abandoned = path.with_suffix(".tmp")
+                path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
+                shutil.rmtree(abandoned)
+        except OSError as error:
+            logger.warning("generation %d could not be removed: %s", number, error)
 
 
 def _quarantined(folder: IndexFolder) -> list[int]:
-    return [int(path.name[:6]) for path in folder.quarantine.glob("*") if path.name[:6].isdigit()]
+    names = (path.name.split("-")[0] for path in folder.quarantine.glob("*"))
+    return [int(name) for name in names if name.isdecimal()]
 
 
 # Opening
 
 
 def current_generation(folder: IndexFolder) -> tuple[int, str] | None:
-    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or unreadable."""
+    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or damaged."""
     try:
-        number, digest = folder.current.read_text(encoding="ascii").split()
-        return int(number), digest
+        line = folder.current.read_bytes()
+        number, manifest_sha256, _ = line.decode("ascii").split()
+        named = int(number), manifest_sha256
     except (FileNotFoundError, ValueError):
         return None
+    return named if line == _current_line(*named) else None
 
 
-def open_current(folder: IndexFolder, reuse: Generation | None = None) -> Generation:
+def _current_line(number: int, manifest_sha256: str) -> bytes:
+    named = f"{number:06d} {manifest_sha256}"
+    return f"{named} {xxhash.xxh3_64_hexdigest(named.encode())}\n".encode()
+
+
+def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publishing: bool = False) -> Generation:
     """Return the live generation, verified; where it is damaged, the newest older one that is not, loudly.
 
-    Damaged generations are moved to quarantine if nobody is publishing. Segments that `reuse` has open already, and
-    that are the same files, are shared instead of read again.
+    Damaged generations are moved to quarantine if nobody else is publishing; `publishing` says that the caller is, and
+    holds the lock. Segments that `reuse` has open already, and that are the same files, are shared, not read again.
 
     :raises NoGenerationError: if none can serve.
     """
@@ -536,13 +563,17 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None) -> Genera
         try:
             generation = open_generation(folder, number, expected, reuse)
         except GenerationDamageError as error:
+            if current_generation(folder) != named:  # it may have been removed for its age, while it was read
+                return open_current(folder, reuse, publishing=publishing)
             logger.error("generation %d in %s is damaged: %s", number, folder.path, error)
             damaged.append((number, str(error)))
             continue
         if damaged or not named:
             logger.error("serving generation %d instead", number)
-        _quarantine(folder, [number for number, _ in damaged])
+        _quarantine(folder, [number for number, _ in damaged], publishing)
         return generation
+    if publishing:  # what follows is a rebuild, and the damaged ones must not count as something to fall back on
+        _quarantine(folder, [number for number, _ in damaged], publishing)
     if damaged:
         reasons = "; ".join(f"generation {number}: {reason}" for number, reason in damaged)
         raise NoGenerationError(
@@ -570,6 +601,8 @@ def open_generation(
             raise SemsearchError(f"{path} cannot be opened now: {error}") from error
         raise GenerationDamageError(f"{path}: {error}") from error
     except (ValueError, RuntimeError) as error:  # numpy and FAISS on files that are not what they should be
+        if any(os.strerror(code) in str(error) for code in _NOT_DAMAGE):  # FAISS has no other way to say so
+            raise SemsearchError(f"{path} cannot be opened now: {error}") from error
         raise GenerationDamageError(f"{path}: {error}") from error
 
 
@@ -618,12 +651,12 @@ def _different_files(path: Path, manifest: Manifest, reuse: Generation | None) -
         yield f"{name} does not belong there"
 
 
-def _quarantine(folder: IndexFolder, numbers: Sequence[int]) -> None:
-    """Move damaged generations aside, if nobody is publishing; a later open will try again."""
+def _quarantine(folder: IndexFolder, numbers: Sequence[int], publishing: bool) -> None:
+    """Move damaged generations aside, if nobody else is publishing; a later open will try again."""
     if not any(folder.generation(number).exists() for number in numbers):
         return
     try:
-        with exclusive_lock(folder.publish_lock, "quarantine"):
+        with nullcontext() if publishing else exclusive_lock(folder.publish_lock, "quarantine"):
             folder.quarantine.mkdir(exist_ok=True)
             for number in numbers:
                 path = folder.generation(number)

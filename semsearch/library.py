@@ -12,17 +12,19 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from semsearch.durable import make_folder
 from semsearch.errors import IndexMissingError, LibraryDamageError, SemsearchError
 from semsearch.papers import Paper
 
@@ -35,23 +37,24 @@ _ROWS_PER_READ = 2_000
 DELETION, VERSION, PURGED = 0, 1, 2
 
 _SCHEMA = f"""
-CREATE TABLE changes (
+CREATE TABLE IF NOT EXISTS changes (
     seq            INTEGER PRIMARY KEY,
     kind           INTEGER NOT NULL,  -- {DELETION} deletion, {VERSION} version, {PURGED} purged version
     paper_id       TEXT NOT NULL,
     origin         TEXT NOT NULL,     -- the import that this change came by
-    content        TEXT,              -- the paper as canonical JSON; NULL unless a version
-    content_digest BLOB,              -- names the content: equal digests, unchanged paper
+    content_digest BLOB,              -- names the content: equal digests, unchanged paper; NULL unless a version
+    head_digest    BLOB NOT NULL,     -- of all the above, so that the index, which repeats it, is checked as well
     text_digest    BLOB,              -- names the text that is embedded
+    content        TEXT,              -- the paper as canonical JSON
     digest         BLOB NOT NULL      -- of all the above, to notice damage
 );
-CREATE INDEX changes_by_paper ON changes (paper_id, origin, seq, kind, content_digest);
-CREATE TABLE encoders (
+CREATE INDEX IF NOT EXISTS changes_by_paper ON changes (paper_id, origin, seq, kind, content_digest, head_digest);
+CREATE TABLE IF NOT EXISTS encoders (
     encoder     INTEGER PRIMARY KEY,
     fingerprint TEXT NOT NULL UNIQUE,
     name        TEXT NOT NULL
 );
-CREATE TABLE embeddings (
+CREATE TABLE IF NOT EXISTS embeddings (
     embedding   INTEGER PRIMARY KEY,
     encoder     INTEGER NOT NULL REFERENCES encoders,
     text_digest BLOB NOT NULL,
@@ -62,12 +65,6 @@ CREATE TABLE embeddings (
 );
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
-"""
-
-# The last change of each import to each paper; SQLite takes `kind` from the row that holds the maximum.
-_HEADS = """
-    SELECT paper_id, origin, max(seq) AS seq, kind, content_digest FROM changes
-    {where} GROUP BY paper_id, origin
 """
 
 
@@ -118,7 +115,7 @@ class Library:
 
         :raises LibraryDamageError: if the file exists and is not a readable library.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return cls._connected(path, may_create=True)
 
     @classmethod
@@ -134,17 +131,21 @@ class Library:
 
     @classmethod
     def _connected(cls, path: Path, *, may_create: bool) -> "Library":
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with _explained(path):
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.text_factory = _tolerant_text
         try:
             with _explained(path):
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MILLISECONDS}")
-                connection.execute("PRAGMA journal_mode = WAL")
+                _check_format(connection, path, may_be_empty=may_create)
+                _use_write_ahead_log(connection, path)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: its fsync alone does not reach the disk
                 connection.execute("PRAGMA checkpoint_fullfsync = ON")
                 connection.execute("PRAGMA secure_delete = ON")  # purged text must not survive in free pages
                 connection.execute("PRAGMA temp_store = FILE")  # a run's list of seen ids may outgrow memory
-                _prepare_schema(connection, path, may_create=may_create)
+                if may_create and _is_empty(connection):
+                    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         except BaseException:
             connection.close()
             raise
@@ -187,42 +188,38 @@ class Library:
 
         With `origin`, only what that import said of them is deleted: a paper that another import also holds stays.
         """
-        deleted: list[str] = []
+        deleted: dict[str, None] = {}
         with self._transaction() as cursor:
             seq = self._last_seq(cursor)
             for batch in _batches(paper_ids, _IDS_PER_QUERY):
-                heads = cursor.execute(_HEADS.format(where=_WHERE_IDS), (json.dumps(batch),)).fetchall()
-                for paper_id, head_origin, _, kind, _ in heads:
-                    if kind == VERSION and origin in (None, head_origin):
+                for head in self._heads(batch):
+                    if head.kind == VERSION and origin in (None, head.origin):
                         seq += 1
-                        cursor.execute(_INSERT_CHANGE, _deletion_row(seq, paper_id, head_origin))
-                        deleted.append(paper_id)
-        return list(dict.fromkeys(deleted))
+                        cursor.execute(_INSERT_CHANGE, _bare_row(seq, DELETION, head.paper_id, head.origin))
+                        deleted[head.paper_id] = None
+        return list(deleted)
 
     def purge(self, paper_ids: Sequence[str]) -> int:
         """Erase the text and embeddings of deleted papers for good; return how many versions were erased.
 
+        Rewrites the whole file, so this needs time and as much free space again as the file has.
+
         :raises SemsearchError: if one of the papers is live, or a reader keeps the old text in the write-ahead log.
         """
-        live = self.live_seqs(paper_ids)
-        if live:
-            raise SemsearchError(f"{len(live)} of these papers are live, such as {min(live)!r}; delete them first")
         with self._transaction() as cursor:
+            if live := self.live_seqs(paper_ids):
+                raise SemsearchError(f"{len(live)} of these papers are live, such as {min(live)!r}; delete them first")
             rows = cursor.execute(
-                f"SELECT seq, paper_id, origin, text_digest FROM changes {_WHERE_IDS} AND kind = {VERSION}",
+                f"SELECT seq, paper_id, origin, hex(text_digest) FROM changes {_WHERE_IDS} AND kind = {VERSION}",
                 (json.dumps(list(paper_ids)),),
             ).fetchall()
             for seq, paper_id, origin, _ in rows:
                 cursor.execute("DELETE FROM changes WHERE seq = ?", (seq,))
                 cursor.execute(_INSERT_CHANGE, _bare_row(seq, PURGED, paper_id, origin))
-            orphans = {row[3] for row in rows}
-            for digest in orphans:
-                cursor.execute(
-                    "DELETE FROM embeddings WHERE text_digest = ? "
-                    "AND NOT EXISTS (SELECT 1 FROM changes WHERE text_digest = ?)",
-                    (digest, digest),
-                )
-        with self._lock:
+            cursor.execute(_DELETE_ORPHANS, {"texts": json.dumps(sorted({row[3] for row in rows}))})
+        with self._lock, _explained(self.path):
+            # Splitting and merging pages leaves copies of rows behind that secure_delete does not know of.
+            self._connection.execute("VACUUM")
             busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
             raise SemsearchError(
@@ -233,20 +230,29 @@ class Library:
 
     def encoder_number(self, fingerprint: str, name: str) -> int:
         """Return the library's number for the encoder with this fingerprint, registering it when new."""
-        with self._transaction() as cursor:
-            cursor.execute(
-                "INSERT INTO encoders (fingerprint, name) VALUES (?, ?) ON CONFLICT DO NOTHING", (fingerprint, name)
-            )
-            number: int = cursor.execute(
+        number = self.known_encoder(fingerprint)
+        if number is None:
+            with self._transaction() as cursor:
+                cursor.execute(
+                    "INSERT INTO encoders (fingerprint, name) VALUES (?, ?) ON CONFLICT DO NOTHING", (fingerprint, name)
+                )
+                number = self.known_encoder(fingerprint)
+        assert number is not None, "the encoder was registered"
+        return number
+
+    def known_encoder(self, fingerprint: str) -> int | None:
+        """Return the library's number for the encoder with this fingerprint, None if it has never met it."""
+        with self._lock, _explained(self.path):
+            row = self._connection.execute(
                 "SELECT encoder FROM encoders WHERE fingerprint = ?", (fingerprint,)
-            ).fetchone()[0]
-            return number
+            ).fetchone()
+        return row[0] if row else None
 
     # One run of an import: which ids its source holds. A temporary table, so that memory stays bounded.
 
     def start_sightings(self) -> None:
         """Forget which papers were seen, at the start of a run."""
-        with self._lock:
+        with self._lock, _explained(self.path):
             self._connection.execute("DROP TABLE IF EXISTS temp.sightings")
             self._connection.execute(
                 "CREATE TEMP TABLE sightings (origin TEXT, paper_id TEXT, place TEXT, PRIMARY KEY (origin, paper_id))"
@@ -255,59 +261,70 @@ class Library:
 
     def sight(self, origin: str, places: Mapping[str, str]) -> dict[str, str]:
         """Note where this run saw these papers; return, for those it had seen before, where that was."""
-        with self._lock:
+        with self._transaction("DEFERRED") as cursor:
             before = dict(
-                self._connection.execute(
+                cursor.execute(
                     "SELECT paper_id, place FROM temp.sightings WHERE origin = ? "
                     "AND paper_id IN (SELECT value FROM json_each(?))",
                     (origin, json.dumps(list(places))),
                 ).fetchall()
             )
             fresh = [(origin, paper_id, place) for paper_id, place in places.items() if paper_id not in before]
-            self._connection.execute("BEGIN")
-            self._connection.executemany("INSERT INTO temp.sightings VALUES (?, ?, ?)", fresh)
-            self._connection.execute("COMMIT")
+            cursor.executemany("INSERT INTO temp.sightings VALUES (?, ?, ?)", fresh)
             return before
 
     def unsighted(self, origin: str) -> list[str]:
         """Return the ids that this import holds in the library but that this run did not see."""
-        heads = _HEADS.format(where="WHERE origin = :origin")
-        with self._lock:
-            return [
-                paper_id
-                for (paper_id,) in self._connection.execute(
-                    f"SELECT paper_id FROM ({heads}) WHERE kind = {VERSION} AND paper_id NOT IN "
-                    "(SELECT paper_id FROM temp.sightings WHERE origin = :origin) ORDER BY paper_id",
-                    {"origin": origin},
-                )
-            ]
+        with self._lock, _explained(self.path):
+            rows = self._connection.execute(
+                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE origin = :origin AND "
+                "paper_id NOT IN (SELECT paper_id FROM temp.sightings WHERE origin = :origin)"
+                " ORDER BY paper_id, origin, seq",
+                {"origin": origin},
+            )
+            return [head.paper_id for head in _last_of_each(self._checked_heads(rows)) if head.kind == VERSION]
 
     # Reading
 
     def last_seq(self) -> int:
         """Return the seq of the newest change, 0 for an empty library."""
-        with self._lock:
+        with self._lock, _explained(self.path):
             return self._last_seq(self._connection.cursor())
+
+    def change_name(self, seq: int) -> str:
+        """Return what tells this change from any other that could have this seq; "" for seq 0."""
+        row = self._head_row(seq)
+        return row[5].hex() if row else ""
+
+    def is_change(self, seq: int, name: str) -> bool:
+        """Return whether the change with this seq is the one of this name; a purged one is believed to be."""
+        row = self._head_row(seq)
+        return (row[5].hex() == name or row[1] == PURGED) if row else not name
+
+    def _head_row(self, seq: int) -> Any:
+        with self._lock, _explained(self.path):
+            rows = self._connection.execute(f"SELECT {_HEAD_COLUMNS} FROM changes c WHERE seq = ?", (seq,)).fetchall()
+        for _ in self._checked_heads(rows):
+            return rows[0]
+        return None
 
     def counts(self) -> LibraryCounts:
         """Return how much the library holds."""
-        heads = _HEADS.format(where="")
         with self._lock, _explained(self.path):
+            papers = len(self.all_live_seqs(self.last_seq()))
             row = self._connection.execute(
-                f"SELECT (SELECT count(DISTINCT paper_id) FROM ({heads}) WHERE kind = {VERSION}),"
-                " (SELECT count(*) FROM changes), (SELECT count(*) FROM embeddings)"
+                "SELECT (SELECT count(*) FROM changes), (SELECT count(*) FROM embeddings)"
             ).fetchone()
-        return LibraryCounts(*row)
+        return LibraryCounts(papers, *row)
 
     def known_contents(self, origin: str, paper_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the content digest of this import's last version of each of these papers that it holds."""
-        with self._lock, _explained(self.path):
-            rows = self._connection.execute(
-                "SELECT j.value, (SELECT content_digest FROM changes WHERE paper_id = j.value AND origin = ?"
-                " ORDER BY seq DESC LIMIT 1) FROM json_each(?) AS j",
-                (origin, json.dumps(list(paper_ids))),
-            ).fetchall()
-        return {paper_id: digest for paper_id, digest in rows if digest is not None}  # a deletion has no content
+        return {
+            head.paper_id: head.content_digest
+            for batch in _batches(paper_ids, _IDS_PER_QUERY)
+            for head in self._heads(batch)
+            if head.origin == origin and head.content_digest is not None  # a deletion has no content
+        }
 
     def live_seqs(self, paper_ids: Sequence[str]) -> dict[str, int]:
         """Return the seq of the live version of each of these papers that has one.
@@ -315,56 +332,95 @@ class Library:
         Live is the newest among the last words of each import, deletions aside.
         """
         found: dict[str, int] = {}
-        with self._lock, _explained(self.path):
-            for batch in _batches(paper_ids, _IDS_PER_QUERY):
-                found.update(
-                    self._connection.execute(
-                        f"SELECT paper_id, max(seq) FROM ({_HEADS.format(where=_WHERE_IDS)}) WHERE kind = {VERSION} "
-                        "GROUP BY paper_id",
-                        (json.dumps(batch),),
-                    )
-                )
+        for batch in _batches(paper_ids, _IDS_PER_QUERY):
+            found.update(_live(self._heads(batch)))
         return found
 
     def all_live_seqs(self, up_to: int) -> NDArray[np.int64]:
-        """Return the seqs of all papers live at seq `up_to`, ascending."""
-        heads = _HEADS.format(where="WHERE seq <= ?")
+        """Return the seqs of all papers live at seq `up_to`, ascending.
+
+        :raises LibraryDamageError: if any change up to there is damaged or missing.
+        """
+        tally = _Tally(0, up_to)
         with self._lock, _explained(self.path):
             rows = self._connection.execute(
-                f"SELECT max(seq) FROM ({heads}) WHERE kind = {VERSION} GROUP BY paper_id", (up_to,)
+                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE seq <= ? "
+                "ORDER BY paper_id, origin, seq",
+                (up_to,),
             )
-            return np.sort(np.fromiter((row[0] for row in rows), dtype=np.int64))
+            heads = _last_of_each(tally.counted(self._checked_heads(rows)))
+            live = np.fromiter((seq for _, seq in _live(heads)), dtype=np.int64)
+        tally.check(self.path)
+        return np.sort(live)
+
+    def unencoded_seqs(self, encoder: int) -> NDArray[np.int64]:
+        """Return the seqs of the live versions for which this encoder has no embedding, ascending."""
+        with self._lock, _explained(self.path):
+            rows = self._connection.execute(
+                f"SELECT seq FROM changes c WHERE kind = {VERSION} AND NOT EXISTS "
+                "(SELECT 1 FROM embeddings e WHERE e.encoder = ? AND e.text_digest = c.text_digest)",
+                (encoder,),
+            )
+            lacking = np.fromiter((row[0] for row in rows), dtype=np.int64)
+        return np.intersect1d(lacking, self.all_live_seqs(self.last_seq())) if lacking.size else lacking
 
     def touched_after(self, seq: int, up_to: int) -> dict[str, list[int]]:
-        """Return the papers that changed after `seq`, up to `up_to`, each with the seqs of all its versions."""
+        """Return the papers that changed after `seq`, up to `up_to`, each with the seqs of all its versions, ascending.
+
+        :raises LibraryDamageError: if one of these changes is damaged or missing.
+        """
+        tally = _Tally(seq, up_to)
+        touched: dict[str, list[int]] = {}
         with self._lock, _explained(self.path):
             rows = self._connection.execute(
-                "SELECT paper_id, seq FROM changes WHERE paper_id IN "
-                "(SELECT paper_id FROM changes WHERE seq > ? AND seq <= ?)"
-                f" AND seq <= ? AND kind != {DELETION}",
+                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE paper_id IN "
+                "(SELECT paper_id FROM changes WHERE seq > ? AND seq <= ?) AND seq <= ?",
                 (seq, up_to, up_to),
-            ).fetchall()
-        touched: dict[str, list[int]] = {}
-        for paper_id, version in rows:
-            touched.setdefault(paper_id, []).append(version)
-        return touched
+            )
+            for head in tally.counted(self._checked_heads(rows)):
+                if head.kind != DELETION:
+                    touched.setdefault(head.paper_id, []).append(head.seq)
+        tally.check(self.path)
+        return {paper_id: sorted(seqs) for paper_id, seqs in touched.items()}
 
     def versions_of(self, paper_id: str) -> list[int]:
         """Return the seqs of all versions of this paper that still have their text, oldest first."""
         with self._lock, _explained(self.path):
             rows = self._connection.execute(
-                f"SELECT seq FROM changes WHERE paper_id = ? AND kind = {VERSION} ORDER BY seq", (paper_id,)
+                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE paper_id = ?", (paper_id,)
             ).fetchall()
-        return [row[0] for row in rows]
+        return sorted(head.seq for head in self._checked_heads(rows) if head.kind == VERSION)
 
     def ids_at(self, seqs: Sequence[int]) -> dict[int, str]:
-        """Return the paper id of each of these changes."""
+        """Return the paper id of each of these changes.
+
+        :raises LibraryDamageError: naming the paper, if a row fails its digest or is not there.
+        """
         with self._lock, _explained(self.path):
             rows = self._connection.execute(
-                "SELECT seq, paper_id FROM changes WHERE seq IN (SELECT value FROM json_each(?))",
+                f"SELECT {_HEAD_COLUMNS} FROM changes c WHERE seq IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(seqs)),),
             ).fetchall()
-        return dict(rows)
+        if lost := set(seqs) - {row[0] for row in rows}:
+            raise self._lost(lost)
+        return {head.seq: head.paper_id for head in self._checked_heads(rows)}
+
+    def _heads(self, paper_ids: Sequence[str]) -> list["_Head"]:
+        """Return the last change of each import to each of these papers."""
+        with self._lock, _explained(self.path):
+            rows = self._connection.execute(
+                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper {_WHERE_IDS} "
+                "ORDER BY paper_id, origin, seq",
+                (json.dumps(list(paper_ids)),),
+            ).fetchall()
+        return list(_last_of_each(self._checked_heads(rows)))
+
+    def _checked_heads(self, rows: Iterable[Sequence[Any]]) -> Iterator["_Head"]:
+        for row in rows:
+            head = _Head(*row[:5])
+            if not _matches(row[5], _head_digest, head):
+                raise LibraryDamageError(_damaged_row(self.path, head.paper_id, head.seq))
+            yield head
 
     def versions_at(self, seqs: Sequence[int]) -> dict[int, Version]:
         """Return the versions with these seqs; purged ones are left out.
@@ -376,10 +432,16 @@ class Library:
                 f"SELECT {_CHANGE_COLUMNS} FROM changes c WHERE seq IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(seqs)),),
             ).fetchall()
-        if len(rows) != len(set(seqs)):
-            missing = sorted(set(seqs) - {row[0] for row in rows})
-            raise LibraryDamageError(f"{self.path} has lost changes that it held, such as seq {missing[0]}")
-        return {row[0]: _checked_version(row, self.path) for row in rows if row[1] != PURGED}
+        if lost := set(seqs) - {row[0] for row in rows}:
+            raise self._lost(lost)
+        for row in rows:
+            _check_change(row, self.path)
+        return {row[0]: _version(row, self.path) for row in rows if row[1] != PURGED}
+
+    def _lost(self, seqs: set[int]) -> LibraryDamageError:
+        return LibraryDamageError(
+            f"{self.path} has lost {len(seqs)} changes that it held, such as seq {min(seqs)}; restore it from a backup"
+        )
 
     def missing_texts(self, texts: Sequence[bytes], encoder: int) -> set[bytes]:
         """Return those of these text digests for which this encoder has no embedding yet."""
@@ -408,8 +470,8 @@ class Library:
                     (encoder, json.dumps(batch)),
                 ).fetchall()
             vectors = {row[0]: _checked_vector(row, encoder, self.path) for row in rows}
-            if lost := [seq for seq in batch if seq not in vectors]:
-                raise LibraryDamageError(f"{self.path} has lost changes that it held, such as seq {lost[0]}")
+            if lost := set(batch) - set(vectors):
+                raise self._lost(lost)
             yield np.array(batch, dtype=np.int64), np.stack([vectors[seq] for seq in batch])
 
     def truncated(self, seqs: Sequence[int], encoder: int, max_tokens: int) -> int:
@@ -418,7 +480,8 @@ class Library:
             total = 0
             for batch in _batches(list(seqs), _ROWS_PER_READ):
                 total += self._connection.execute(
-                    "SELECT count(*) FROM changes c JOIN embeddings e ON e.encoder = ? AND e.text_digest = c.text_digest"
+                    "SELECT count(*) FROM changes c JOIN embeddings e "
+                    "ON e.encoder = ? AND e.text_digest = c.text_digest"
                     " WHERE e.tokens > ? AND c.seq IN (SELECT value FROM json_each(?))",
                     (encoder, max_tokens, json.dumps(batch)),
                 ).fetchone()[0]
@@ -426,21 +489,19 @@ class Library:
 
     def damage(self) -> Iterator[str]:
         """Yield one line for everything in the file that is not what was written; nothing for a sound library."""
-        with self._lock:
-            try:
-                for (line,) in self._connection.execute("PRAGMA integrity_check(20)").fetchall():
-                    if line != "ok":
-                        yield f"SQLite: {line}"
+        try:
+            with self._lock, _explained(self.path):
+                found = [row[0] for row in self._connection.execute("PRAGMA integrity_check(20)").fetchall()]
                 last = self._last_seq(self._connection.cursor())
-            except sqlite3.Error as error:
-                yield f"SQLite: {error}"
-                return
-        for start in range(1, last + 1, _ROWS_PER_READ):
-            yield from self._damaged_changes(start, min(last, start + _ROWS_PER_READ - 1))
-        yield from self._damaged_embeddings()
+            yield from (f"SQLite: {line}" for line in found if line != "ok")
+            for start in range(1, last + 1, _ROWS_PER_READ):
+                yield from self._damaged_changes(start, min(last, start + _ROWS_PER_READ - 1))
+            yield from self._damaged_embeddings()
+        except SemsearchError as error:
+            yield f"{error}; what comes after it could not be read"
 
     def _damaged_changes(self, first: int, last: int) -> Iterator[str]:
-        with self._lock:
+        with self._lock, _explained(self.path):
             rows = self._connection.execute(
                 f"SELECT {_CHANGE_COLUMNS} FROM changes c WHERE seq BETWEEN ? AND ?", (first, last)
             ).fetchall()
@@ -455,7 +516,7 @@ class Library:
     def _damaged_embeddings(self) -> Iterator[str]:
         after = 0
         while True:
-            with self._lock:
+            with self._lock, _explained(self.path):
                 rows = self._connection.execute(
                     "SELECT embedding, encoder, text_digest, tokens, vector, digest FROM embeddings "
                     "WHERE embedding > ? ORDER BY embedding LIMIT ?",
@@ -463,16 +524,16 @@ class Library:
                 ).fetchall()
             if not rows:
                 return
-            for number, encoder, text, tokens, vector, digest in rows:
-                if _embedding_digest(encoder, text, tokens, vector) != digest:
+            for number, *fields, digest in rows:
+                if not _matches(digest, _embedding_digest, fields):
                     yield f"embedding {number} fails its digest"
             after = rows[-1][0]
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Cursor]:
         with self._lock, _explained(self.path):
             cursor = self._connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute(f"BEGIN {kind}")
             try:
                 yield cursor
                 cursor.execute("COMMIT")
@@ -488,38 +549,88 @@ class Library:
 
 
 _WHERE_IDS = "WHERE paper_id IN (SELECT value FROM json_each(?))"
-_CHANGE_COLUMNS = "c.seq, c.kind, c.paper_id, c.origin, c.content, c.content_digest, c.text_digest, c.digest"
-_INSERT_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_HEAD_COLUMNS = "c.seq, c.kind, c.paper_id, c.origin, c.content_digest, c.head_digest"
+_CHANGE_COLUMNS = f"{_HEAD_COLUMNS}, c.text_digest, c.content, c.digest"
+_INSERT_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DELETE_ORPHANS = """
+    WITH texts AS (SELECT value AS name FROM json_each(:texts)),
+         kept AS (SELECT hex(text_digest) AS name FROM changes WHERE hex(text_digest) IN (SELECT name FROM texts))
+    DELETE FROM embeddings WHERE hex(text_digest) IN (SELECT name FROM texts EXCEPT SELECT name FROM kept)
+"""
 _INSERT_EMBEDDING = (
     "INSERT INTO embeddings (encoder, text_digest, tokens, vector, digest) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT DO NOTHING"
 )
 
 _Item = TypeVar("_Item")
-_ChangeRow = tuple[int, int, str, str, str | None, bytes | None, bytes | None, bytes]
+_ChangeRow = tuple[int, int, str, str, bytes | None, bytes, bytes | None, str | None, bytes]
+
+
+class _Head(NamedTuple):
+    """What a change says without its content."""
+
+    seq: int
+    kind: int
+    paper_id: str
+    origin: str
+    content_digest: bytes | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts the changes that come by, to tell whether all of a range did."""
+
+    after: int
+    up_to: int
+    count: int = 0
+    total: int = 0
+
+    def counted(self, heads: Iterable[_Head]) -> Iterator[_Head]:
+        """Yield the same heads."""
+        for head in heads:
+            if self.after < head.seq <= self.up_to:
+                self.count += 1
+                self.total += head.seq
+            yield head
+
+    def check(self, path: Path) -> None:
+        """Do nothing if every seq after `after`, up to `up_to`, came by once.
+
+        :raises LibraryDamageError: if not.
+        """
+        expected = self.up_to - self.after
+        if (self.count, self.total) != (expected, expected * (self.after + self.up_to + 1) // 2):
+            raise LibraryDamageError(
+                f"{path} has lost some of the changes {self.after + 1} to {self.up_to}; restore it from a backup"
+            )
+
+
+def _last_of_each(heads: Iterable[_Head]) -> Iterator[_Head]:
+    """Yield the last change of each import to each paper, out of heads ordered by paper, import and seq."""
+    for _, changes in groupby(heads, key=lambda head: (head.paper_id, head.origin)):
+        *_, last = changes
+        yield last
+
+
+def _live(heads: Iterable[_Head]) -> Iterator[tuple[str, int]]:
+    """Yield (paper id, seq) of the live version of each paper that has one, out of the last changes by paper."""
+    for paper_id, last_words in groupby(heads, key=lambda head: head.paper_id):
+        if versions := [head.seq for head in last_words if head.kind == VERSION]:
+            yield paper_id, max(versions)
 
 
 def _version_row(seq: int, paper: Paper, origin: str) -> _ChangeRow:
     content = paper.to_json()
-    fields = (seq, VERSION, paper.paper_id, origin, content, content_digest(content), text_digest(paper.text))
-    return (*fields, _change_digest(*fields))
-
-
-def _deletion_row(seq: int, paper_id: str, origin: str) -> _ChangeRow:
-    return _bare_row(seq, DELETION, paper_id, origin)
+    return _row(_Head(seq, VERSION, paper.paper_id, origin, content_digest(content)), text_digest(paper.text), content)
 
 
 def _bare_row(seq: int, kind: int, paper_id: str, origin: str) -> _ChangeRow:
-    return (
-        seq,
-        kind,
-        paper_id,
-        origin,
-        None,
-        None,
-        None,
-        _change_digest(seq, kind, paper_id, origin, None, None, None),
-    )
+    return _row(_Head(seq, kind, paper_id, origin, None), None, None)
+
+
+def _row(head: _Head, text: bytes | None, content: str | None) -> _ChangeRow:
+    digest = _head_digest(*head)
+    return (*head, digest, text, content, _change_digest(digest, text, content))
 
 
 def content_digest(content: str) -> bytes:
@@ -527,17 +638,12 @@ def content_digest(content: str) -> bytes:
     return hashlib.sha256(content.encode()).digest()[:16]
 
 
-def _change_digest(
-    seq: int,
-    kind: int,
-    paper_id: str,
-    origin: str,
-    content: str | None,
-    content_digest: bytes | None,
-    text_digest: bytes | None,
-) -> bytes:
-    head = f"{seq}\0{kind}\0{paper_id}\0{origin}\0{content}\0".encode()
-    return xxhash.xxh3_128_digest(head + (content_digest or b"") + (text_digest or b""))
+def _head_digest(seq: int, kind: int, paper_id: str, origin: str, content_digest: bytes | None) -> bytes:
+    return xxhash.xxh3_64_digest(f"{seq}\0{kind}\0{paper_id}\0{origin}\0".encode() + (content_digest or b""))
+
+
+def _change_digest(head_digest: bytes, text_digest: bytes | None, content: str | None) -> bytes:
+    return xxhash.xxh3_128_digest(head_digest + (text_digest or b"") + (content or "").encode())
 
 
 def _embedding_row(encoder: int, embedding: Embedding) -> tuple[int, bytes, int, bytes, bytes]:
@@ -550,48 +656,74 @@ def _embedding_digest(encoder: int, text: bytes, tokens: int, vector: bytes) -> 
     return xxhash.xxh3_128_digest(f"{encoder}\0{tokens}\0".encode() + text + vector)
 
 
-def _check_change(row: _ChangeRow, path: Path) -> None:
+def _matches(digest: object, compute: Callable[..., bytes], fields: Iterable[object]) -> bool:
+    """Return whether the fields have this digest; damage may have made them of any type."""
     try:
-        sound = _change_digest(*row[:7]) == row[7]
-    except (TypeError, UnicodeError):
-        sound = False
-    if not sound:
-        raise LibraryDamageError(
-            f"{path}: the stored row of paper {row[2]!r} (seq {row[0]}) fails its digest; restore the file from a backup, "
-            "or index the paper's source again under another --origin"
-        )
+        return compute(*fields) == digest
+    except (TypeError, AttributeError, UnicodeError):
+        return False
 
 
-def _checked_version(row: _ChangeRow, path: Path) -> Version:
-    _check_change(row, path)
-    if row[1] != VERSION or row[4] is None or row[6] is None:
+def _damaged_row(path: Path, paper_id: object, seq: object) -> str:
+    return (
+        f"{path}: the stored row of paper {paper_id!r} (seq {seq}) fails its digest; restore the file from a backup, "
+        "or index the paper's source again under another --origin"
+    )
+
+
+def _check_change(row: _ChangeRow, path: Path) -> None:
+    if not (_matches(row[5], _head_digest, row[:5]) and _matches(row[8], _change_digest, row[5:8])):
+        raise LibraryDamageError(_damaged_row(path, row[2], row[0]))
+
+
+def _version(row: _ChangeRow, path: Path) -> Version:
+    if row[1] != VERSION or row[6] is None or row[7] is None:
         raise LibraryDamageError(f"{path}: seq {row[0]} is no version of a paper")
-    return Version(row[0], Paper.from_json(row[4]), row[6])
+    return Version(row[0], Paper.from_json(row[7]), row[6])
 
 
 def _checked_vector(row: Sequence[object], encoder: int, path: Path) -> NDArray[np.float32]:
-    change: _ChangeRow = tuple(row[:8])  # type: ignore[assignment]
+    change: _ChangeRow = tuple(row[:9])  # type: ignore[assignment]
     _check_change(change, path)
-    vector, tokens, digest = row[8:]
-    if not isinstance(vector, bytes) or not isinstance(tokens, int) or change[6] is None:
+    vector, tokens, digest = row[9:]
+    if not isinstance(vector, bytes) or change[6] is None:
         raise LibraryDamageError(f"{path}: paper {change[2]!r} (seq {change[0]}) has no embedding of this encoder")
-    if _embedding_digest(encoder, change[6], tokens, vector) != digest:
+    if not _matches(digest, _embedding_digest, (encoder, change[6], tokens, vector)):
         raise LibraryDamageError(f"{path}: the embedding of paper {change[2]!r} (seq {change[0]}) fails its digest")
     return np.frombuffer(vector, dtype="<f4")
 
 
-def _prepare_schema(connection: sqlite3.Connection, path: Path, *, may_create: bool) -> None:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application == 0 and tables == 0 and may_create:
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-    elif application != _APPLICATION_ID:
+def _check_format(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool) -> None:
+    """Refuse a file that is not a library of this format, before anything in it is touched."""
+    if may_be_empty and _is_empty(connection):
+        return
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
         raise LibraryDamageError(f"{path} is not a semsearch library")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != FORMAT_VERSION:
         raise LibraryDamageError(
-            f"{path} has library format {version}, this semsearch reads {FORMAT_VERSION}; use the semsearch that wrote it"
+            f"{path} has library format {version}, this semsearch reads {FORMAT_VERSION}; "
+            "use the semsearch that wrote it"
         )
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    return bool(application == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0)
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise SemsearchError(
+            f"{path} cannot have a write-ahead log (SQLite keeps to {mode!r}), which a library needs; "
+            "keep the index on a local disk that can be written"
+        )
+
+
+def _tolerant_text(data: bytes) -> str:
+    """Return the text; damaged UTF-8 becomes lone surrogates, so that the digest refuses the row, by its id."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 @contextmanager
@@ -599,8 +731,15 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, with the way out."""
     try:
         yield
+    except sqlite3.ProgrammingError:
+        raise  # a mistake of the caller's, such as using a closed library
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise SemsearchError(
+                f"{path}: {error}; even to be read, a library must stand in a folder that this user can write"
+            ) from error
+        if code == sqlite3.SQLITE_FULL:
             raise SemsearchError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise SemsearchError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import EncoderSpec
-from semsearch.errors import NoGenerationError
-from semsearch.generation import Draft, Generation, IndexFolder, Segment, open_current, publish
+from semsearch.errors import LibraryDamageError, NoGenerationError
+from semsearch.generation import Draft, Generation, IndexFolder, Segment, current_generation, open_current, publish
 from semsearch.library import Library
 
 _PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
@@ -22,21 +22,44 @@ def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) ->
     Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
     :raises IndexBusyError: if another process is publishing.
-    :raises LibraryDamageError: if a row that is needed is damaged, or has no vector of this encoder.
+    :raises LibraryDamageError: if a row that is needed is damaged, or has no vector of this encoder, or if the live
+        generation was made from another state of the library than one that it went through.
     """
     with exclusive_lock(folder.publish_lock, "publish", _PUBLISH_WAIT_SECONDS):
         try:
-            parent: Generation | None = open_current(folder)
+            parent: Generation | None = open_current(folder, publishing=True)
         except NoGenerationError:
             parent = None
+        if parent:
+            check_made_from(library, parent)
         if parent and parent.manifest.encoder.fingerprint != spec.fingerprint:
             parent = None
         last_seq = library.last_seq()
         number = library.encoder_number(spec.fingerprint, spec.name)
-        if parent and parent.manifest.last_seq == last_seq:
+        if parent and parent.manifest.last_seq == last_seq and _is_named(folder, parent):
             return parent
         draft = _full_draft if parent is None else _next_draft
         return publish(folder, draft(library, number, parent, last_seq, spec))
+
+
+def check_made_from(library: Library, generation: Generation) -> None:
+    """Do nothing if the generation was made from this library: only then do its seqs mean these papers.
+
+    :raises LibraryDamageError: if the library has lost changes, or is an older copy that has gone on differently.
+    """
+    manifest = generation.manifest
+    if not library.is_change(manifest.last_seq, manifest.last_change):
+        raise LibraryDamageError(
+            f"{library.path} does not hold change {manifest.last_seq} that generation {manifest.generation} was made "
+            "from: it has lost changes, or is an older copy. Put the newer library back; or, to go on with this one, "
+            "remove CURRENT and the folder generations beside it and run: semsearch index"
+        )
+
+
+def _is_named(folder: IndexFolder, generation: Generation) -> bool:
+    """Return whether CURRENT names this generation; after a fallback it does not, and it must again."""
+    named = current_generation(folder)
+    return named is not None and named[0] == generation.manifest.generation
 
 
 def _full_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
@@ -48,6 +71,7 @@ def _full_draft(library: Library, number: int, parent: Generation | None, last_s
         added_rows=len(seqs),
         tombstones=np.empty(0, dtype=np.int64),
         last_seq=last_seq,
+        last_change=library.change_name(last_seq),
         encoder=spec,
     )
 
@@ -69,6 +93,7 @@ def _next_draft(library: Library, number: int, parent: Generation | None, last_s
         added_rows=len(added),
         tombstones=dead[dead < boundary],
         last_seq=last_seq,
+        last_change=library.change_name(last_seq),
         encoder=spec,
     )
 
@@ -92,14 +117,18 @@ def _segments_to_keep(parent: Generation, dead: NDArray[np.int64], added: int) -
 
     The rule: going from the newest segment to the oldest, one with fewer than twice the rows gathered so far is merged
     with them, and one of which more than half is dead is rewritten with all that follow. So every segment has at least
-    twice the rows of the next: n papers make at most log2(n) + 1 segments, and a row is rewritten at most log2(n) times.
+    twice the rows of the next, so n rows make at most log2(n) + 1 segments; and a merge by size makes at least one and
+    a half times the segment that it rewrites, so additions alone rewrite a row at most log1.5(n) times.
     """
-    kept = len(parent.segments)
+    rows = [segment.rows for segment in parent.segments]
+    alive = [
+        count - int(np.searchsorted(dead, start + count) - np.searchsorted(dead, start))
+        for start, count in zip(parent.starts, rows, strict=False)
+    ]
+    kept = len(rows)
     gathered = added
-    for position in range(len(parent.segments) - 1, -1, -1):
-        start, rows = parent.starts[position], parent.segments[position].rows
-        dead_rows = int(np.searchsorted(dead, start + rows) - np.searchsorted(dead, start))
-        if 2 * dead_rows > rows or (added and rows - dead_rows < 2 * gathered and position == kept - 1):
-            gathered = sum(segment.rows for segment in parent.segments[position:]) + added
+    for position in reversed(range(len(rows))):
+        if 2 * alive[position] < rows[position] or (alive[position] < 2 * gathered and position == kept - 1):
             kept = position
+            gathered = sum(alive[kept:]) + added
     return parent.segments[:kept]

@@ -19,6 +19,7 @@ from semsearch.errors import EncoderError, PaperNotFoundError, RecordError
 from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Library
 from semsearch.papers import Paper, normalise_id, normalise_text
+from semsearch.publishing import check_made_from
 
 MAX_WINDOW = 1_000
 """How far one can page: offset + limit."""
@@ -96,12 +97,19 @@ class Searcher:
 
         :raises IndexMissingError: if there is no index.
         :raises NoGenerationError: if no generation of it can serve.
-        :raises EncoderError: if its encoder is not to be had.
+        :raises LibraryDamageError: if the generation was not made from the library beside it.
+        :raises EncoderError: if its encoder is not to be had, or makes another vector space now.
         """
         folder = IndexFolder(Path(path))
         generation = open_current(folder)
         encoder = LazyEncoder(ModelFolder.find(generation.manifest.encoder.name), device)
-        return cls(Library.open(folder.library), generation, encoder)
+        library = Library.open(folder.library)
+        try:
+            check_made_from(library, generation)
+            return cls(library, generation, encoder)
+        except BaseException:
+            library.close()
+            raise
 
     def close(self) -> None:
         """Close the library; the searcher cannot be used afterwards."""

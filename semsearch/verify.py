@@ -7,6 +7,7 @@ import numpy as np
 from semsearch.errors import LibraryDamageError, SemsearchError
 from semsearch.generation import Generation, IndexFolder, current_generation, open_generation
 from semsearch.library import Library
+from semsearch.publishing import check_made_from
 
 
 def problems(folder: IndexFolder) -> Iterator[str]:
@@ -18,34 +19,44 @@ def problems(folder: IndexFolder) -> Iterator[str]:
     :raises IndexMissingError: if there is no index in the folder.
     """
     folder.check_exists()
-    with Library.open(folder.library) as library:
-        for line in library.damage():
-            yield f"library: {line}"
-        named = current_generation(folder)
-        if named is None and folder.published():
-            yield "CURRENT is missing or unreadable; publish again with: semsearch index"
-        for number in folder.published():
-            expected = named[1] if named and number == named[0] else None
-            try:
-                generation = open_generation(folder, number, expected)
-            except SemsearchError as error:
-                yield f"generation {number}: {error}"
-                continue
-            if named and number == named[0]:
-                for line in _disagreements(library, generation):
-                    yield f"generation {number}: {line}"
-        if named and named[0] not in folder.published():
-            yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: semsearch index"
+    live = None
+    named = current_generation(folder)
+    if named is None and folder.published():
+        yield "CURRENT is missing or unreadable; publish again with: semsearch index"
+    if named and named[0] not in folder.published():
+        yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: semsearch index"
+    for number in folder.published():
+        is_live = named is not None and number == named[0]
+        try:
+            generation = open_generation(folder, number, named[1] if named and is_live else None)
+        except SemsearchError as error:
+            yield f"generation {number}: {error}"
+        else:
+            live = generation if is_live else live
+    try:
+        with Library.open(folder.library) as library:
+            for line in library.damage():
+                yield f"library: {line}"
+            if live:
+                for line in _disagreements(library, live):
+                    yield f"generation {live.manifest.generation}: {line}"
+    except SemsearchError as error:
+        yield f"library: {error}"
 
 
 def _disagreements(library: Library, generation: Generation) -> Iterator[str]:
     manifest = generation.manifest
+    check_made_from(library, generation)
     mine, theirs = generation.live_seqs(), library.all_live_seqs(manifest.last_seq)
     for seq in np.setdiff1d(theirs, mine)[:20]:
         yield f"the paper of seq {seq} is live in the library and cannot be found"
-    for seq in np.setdiff1d(mine, theirs)[:20]:
+    unexpected = library.versions_at(np.setdiff1d(mine, theirs).tolist())  # without those purged since
+    for seq in sorted(unexpected)[:20]:
         yield f"the paper of seq {seq} can be found and is not live in the library"
-    number = library.encoder_number(manifest.encoder.fingerprint, manifest.encoder.name)
+    number = library.known_encoder(manifest.encoder.fingerprint)
+    if number is None:
+        yield f"the library has no vectors of its encoder {manifest.encoder.name}"
+        return
     common = np.intersect1d(mine, theirs)
     try:
         for seqs, vectors in library.vectors_at(common.tolist(), number):

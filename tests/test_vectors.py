@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from storage import unit_rows
+
+from semsearch.vectors import Vectors, write_vectors
+
+ROWS, DIMENSION = 203, 24
+
+
+@pytest.fixture(scope="module")
+def matrix() -> NDArray[np.float32]:
+    return unit_rows(np.random.default_rng(1), ROWS, DIMENSION)
+
+
+@pytest.fixture
+def path(tmp_path: Path, matrix: NDArray[np.float32]) -> Path:
+    path = tmp_path / "vectors.faiss"
+    with path.open("wb") as file:
+        assert write_vectors([matrix[:100], matrix[100:101], matrix[101:]], DIMENSION, file.write) == ROWS
+    return path
+
+
+def brute_force(
+    matrix: NDArray[np.float32], queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    scores = queries.astype(np.float64) @ matrix.T.astype(np.float64)
+    scores[:, ~allowed] = -np.inf
+    rows = np.argsort(-scores, axis=1)[:, :k]
+    best = np.take_along_axis(scores, rows, axis=1)
+    return best, np.where(np.isinf(best), -1, rows)
+
+
+def test_what_was_written_is_what_is_mapped(path: Path, matrix: NDArray[np.float32]) -> None:
+    vectors = Vectors(path)
+    assert (vectors.rows, vectors.dimension) == (ROWS, DIMENSION)
+    np.testing.assert_array_equal(vectors.at(np.arange(ROWS)), matrix)
+    np.testing.assert_array_equal(vectors.at(np.array([202, 0, 0, 7])), matrix[[202, 0, 0, 7]])
+
+
+@pytest.mark.parametrize("k", [1, 10, 203])
+def test_all_rows_against_brute_force(path: Path, matrix: NDArray[np.float32], k: int) -> None:
+    queries = unit_rows(np.random.default_rng(2), 9, DIMENSION)
+    scores, rows = Vectors(path).nearest(queries, k, None)
+    expected_scores, expected_rows = brute_force(matrix, queries, k, np.ones(ROWS, dtype=np.bool_))
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+    np.testing.assert_array_equal(rows, expected_rows)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.99])
+def test_only_allowed_rows_are_found_and_the_rest_is_minus_one(
+    path: Path, matrix: NDArray[np.float32], share: float
+) -> None:
+    rng = np.random.default_rng(3)
+    allowed = rng.random(ROWS) < share
+    queries = unit_rows(rng, 5, DIMENSION)
+    scores, rows = Vectors(path).nearest(queries, 30, allowed)
+    expected_scores, expected_rows = brute_force(matrix, queries, 30, allowed)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
+
+
+def test_the_first_and_the_last_row_alone(path: Path, matrix: NDArray[np.float32]) -> None:
+    for row in (0, 7, 8, ROWS - 1):  # around the borders of the selector's bytes
+        allowed = np.zeros(ROWS, dtype=np.bool_)
+        allowed[row] = True
+        scores, rows = Vectors(path).nearest(matrix[[row]], 3, allowed)
+        assert rows.tolist() == [[row, -1, -1]]
+        assert scores[0, 0] == pytest.approx(1, abs=1e-6)
+        assert np.isneginf(scores[0, 1:]).all()
+
+
+def test_more_asked_for_than_there_are(path: Path) -> None:
+    scores, rows = Vectors(path).nearest(unit_rows(np.random.default_rng(4), 1, DIMENSION), ROWS + 5, None)
+    assert sorted(rows[0, :ROWS].tolist()) == list(range(ROWS))
+    assert rows[0, ROWS:].tolist() == [-1] * 5
+    assert np.isneginf(scores[0, ROWS:]).all()
+
+
+def test_the_mapped_file_can_not_be_written_through_it(path: Path) -> None:
+    before = path.read_bytes()
+    vectors = Vectors(path)
+    copy = vectors.at(np.array([3]))
+    copy[:] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        vectors._matrix[3] = 0
+    assert vectors.at(np.array([3])).any()
+    assert path.read_bytes() == before
+
+
+def test_a_removed_file_is_still_read_by_who_has_it_open(path: Path, matrix: NDArray[np.float32]) -> None:
+    vectors = Vectors(path)
+    path.unlink()
+    _, rows = vectors.nearest(matrix[[150]], 1, None)
+    assert rows.tolist() == [[150]]
+    np.testing.assert_array_equal(vectors.at(np.arange(ROWS)), matrix)
+
+
+def test_an_error_while_writing_ends_the_writing(matrix: NDArray[np.float32]) -> None:
+    written = 0
+
+    def full_after_a_while(data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if written > 1_000:
+            raise OSError(28, "No space left on device")
+        return len(data)
+
+    with pytest.raises(OSError, match="No space left on device"):
+        write_vectors([matrix], DIMENSION, full_after_a_while)
+
+
+def test_blocks_of_another_order_or_dimension(matrix: NDArray[np.float32], tmp_path: Path) -> None:
+    with (tmp_path / "fortran").open("wb") as file:
+        write_vectors([np.asfortranarray(matrix)], DIMENSION, file.write)
+    np.testing.assert_array_equal(Vectors(tmp_path / "fortran").at(np.arange(ROWS)), matrix)
+    with pytest.raises(AssertionError):
+        write_vectors([matrix], DIMENSION + 1, len)
