@@ -435,7 +435,7 @@ def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRec
             yield block
 
     with CheckedWriter(folder / _VECTORS) as writer:
-        rows = write_vectors(vectors(), draft.encoder.dimension, writer.write)
+        rows = write_vectors(vectors(), draft.added_rows, draft.encoder.dimension, writer.write)
     all_seqs = np.concatenate(seqs)
     if rows != draft.added_rows or len(all_seqs) != rows or not (np.diff(all_seqs) > 0).all():
         raise SemsearchError(

@@ -17,7 +17,7 @@ from semsearch.errors import NoGenerationError, SemsearchError, SourceError
 from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Embedding, Library, content_digest, text_digest
 from semsearch.papers import Paper
-from semsearch.publishing import publish_pending
+from semsearch.publishing import check_made_from, publish_pending
 from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
 _WINDOW_PAPERS = 2_048
@@ -114,6 +114,8 @@ def update_index(
         if parent and model is None:
             _check_same_space(parent, found)
         with _open_library(folder) as library:
+            if parent:
+                check_made_from(library, parent)
             run = _Run(library, LazyEncoder(found, device, load), on_progress or (lambda progress: None))
             library.start_sightings()
             for each in imports:
@@ -129,6 +131,7 @@ def update_index(
 def _open_library(folder: IndexFolder) -> Library:
     if folder.current.exists() or folder.published():
         folder.check_exists()  # an index that lost its library is refused, never begun anew
+        return Library.open(folder.library)
     return Library.create(folder.library)
 
 

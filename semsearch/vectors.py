@@ -13,17 +13,41 @@ from numpy.typing import NDArray
 RECIPE = "Flat,inner-product,float32"
 
 
-def write_vectors(blocks: Iterable[NDArray[np.float32]], dimension: int, write: Callable[[bytes], int]) -> int:
-    """Give the index over these rows to `write`, piece by piece; return the number of rows.
+def write_vectors(
+    blocks: Iterable[NDArray[np.float32]], rows: int, dimension: int, write: Callable[[bytes], int]
+) -> int:
+    """Give the index over these rows to `write`, piece by piece; return the number of rows that came.
 
-    FAISS's own file writer can report success on a full disk, and serialising to bytes doubles the memory: so it writes
-    through a callback, whose errors end the writing.
+    Neither FAISS's own file writer, which can report success on a full disk, nor an index in memory, which grows with
+    the corpus: FAISS writes an empty index of this kind through a callback, and the rows follow behind its header.
+
+    :param rows: how many rows the blocks will hold in all.
     """
-    index = faiss.IndexFlatIP(dimension)
+    write(_header(rows, dimension))
+    written = 0
     for block in blocks:
-        index.add(np.ascontiguousarray(block))
-    faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]  # missing in its stubs
-    return int(index.ntotal)
+        assert block.shape[1] == dimension, "vectors of one space have one dimension"
+        write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+        written += len(block)
+    return written
+
+
+def _header(rows: int, dimension: int) -> bytes:
+    """Return what FAISS writes before the rows of a flat index, for this many rows.
+
+    Its two counts, of rows and of numbers in all, are little-endian and 64 bits wide: the rows stand after the
+    four-letter kind and the dimension, the numbers at the end (faiss/impl/index_write.cpp, IndexFlat).
+    """
+    empty = bytearray()
+
+    def take(piece: bytes) -> int:
+        empty.extend(piece)
+        return len(piece)
+
+    faiss.write_index(faiss.IndexFlatIP(dimension), faiss.PyCallbackIOWriter(take))  # type: ignore[attr-defined]
+    empty[8:16] = rows.to_bytes(8, "little")
+    empty[-8:] = (rows * dimension).to_bytes(8, "little")
+    return bytes(empty)
 
 
 class Vectors:

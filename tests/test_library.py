@@ -528,12 +528,13 @@ def _bytes_of(path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in path.parent.iterdir())
 
 
-def test_a_purge_leaves_neither_text_nor_vector_in_any_file(path: Path) -> None:
-    seed = random.Random(4)
+@pytest.mark.parametrize("chosen", [42, 55])  # with these, deleting alone leaves copies behind in half-empty pages
+def test_a_purge_leaves_neither_text_nor_vector_in_any_file(path: Path, chosen: int) -> None:
+    seed = random.Random(chosen)
     secrets: dict[str, list[bytes]] = {}
     purged: set[str] = set()
     with Library.create(path) as library:
-        for _ in range(12):
+        for _ in range(4):
             papers = []
             for number in range(len(secrets), len(secrets) + 30):
                 paper = make_paper(number, words=f"<secret {number:04d}> " + "filling " * seed.randrange(1, 500))

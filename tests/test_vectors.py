@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ def matrix() -> NDArray[np.float32]:
 def path(tmp_path: Path, matrix: NDArray[np.float32]) -> Path:
     path = tmp_path / "vectors.faiss"
     with path.open("wb") as file:
-        assert write_vectors([matrix[:100], matrix[100:101], matrix[101:]], DIMENSION, file.write) == ROWS
+        assert write_vectors([matrix[:100], matrix[100:101], matrix[101:]], ROWS, DIMENSION, file.write) == ROWS
     return path
 
 
@@ -109,12 +110,26 @@ def test_an_error_while_writing_ends_the_writing(matrix: NDArray[np.float32]) ->
         return len(data)
 
     with pytest.raises(OSError, match="No space left on device"):
-        write_vectors([matrix], DIMENSION, full_after_a_while)
+        write_vectors([matrix], ROWS, DIMENSION, full_after_a_while)
 
 
 def test_blocks_of_another_order_or_dimension(matrix: NDArray[np.float32], tmp_path: Path) -> None:
     with (tmp_path / "fortran").open("wb") as file:
-        write_vectors([np.asfortranarray(matrix)], DIMENSION, file.write)
+        write_vectors([np.asfortranarray(matrix)], ROWS, DIMENSION, file.write)
     np.testing.assert_array_equal(Vectors(tmp_path / "fortran").at(np.arange(ROWS)), matrix)
     with pytest.raises(AssertionError):
-        write_vectors([matrix], DIMENSION + 1, len)
+        write_vectors([matrix], ROWS, DIMENSION + 1, len)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, ROWS])
+def test_the_file_is_the_one_that_faiss_would_write(matrix: NDArray[np.float32], rows: int) -> None:
+    index = faiss.IndexFlatIP(DIMENSION)
+    index.add(matrix[:rows])
+    written = bytearray()
+
+    def take(data: bytes) -> int:
+        written.extend(data)
+        return len(data)
+
+    assert write_vectors([matrix[:rows]], rows, DIMENSION, take) == rows
+    assert bytes(written) == faiss.serialize_index(index).tobytes()

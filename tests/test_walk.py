@@ -32,7 +32,7 @@ OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
 def semsearch(*arguments: str | Path) -> str:
     """Run the command line in a process of its own and return what it printed."""
     command = [sys.executable, "-m", "semsearch.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -116,7 +116,8 @@ def test_the_readme_example_runs(samples_index: Path, tmp_path: Path, monkeypatc
     papers = write_jsonl(tmp_path / "papers.jsonl", [make_paper(1, words="a study of graphs"), make_paper(2)])
     monkeypatch.chdir(tmp_path)
     assert papers.name in example
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, env=OFFLINE, timeout=300)
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "Paper 1" in done.stdout
 

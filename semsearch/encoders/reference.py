@@ -1,6 +1,8 @@
 """The encoder on sentence-transformers: the reference that any faster one is checked against."""
 
+import ctypes
 import logging
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -21,6 +23,19 @@ logger = logging.getLogger(__name__)
 _CPU_BATCH_TOKENS = 4_096
 _ACCELERATOR_BATCH_TOKENS = 131_072
 
+_BATCHES_PER_TRIM = 32
+
+
+def _trim_memory() -> None:
+    """Give freed memory back to the system, where the C library can.
+
+    Activations of every length leave holes in glibc's heap: without this a run of 64,000 abstracts grew from 0.6 to
+    1.9 GB. It takes milliseconds.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
+
 
 class ReferenceEncoder:
     """Any sentence-transformers model, on whatever device there is; safe to share between threads."""
@@ -33,6 +48,7 @@ class ReferenceEncoder:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self.spec: EncoderSpec = model.spec
         self._lock = threading.Lock()
+        self._batches = 0
         self._passage_prompt = model.passage_prompt
         try:
             self._model = SentenceTransformer(
@@ -64,6 +80,9 @@ class ReferenceEncoder:
     def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
         """Return the passages' vectors, shape (n, dimension), float32, unit rows, as one batch."""
         with self._lock, torch.inference_mode():
+            self._batches += 1
+            if self._batches % _BATCHES_PER_TRIM == 0:
+                _trim_memory()
             return np.asarray(
                 self._model.encode_document(
                     list(passages), batch_size=len(passages), show_progress_bar=False, normalize_embeddings=True
