@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -80,6 +81,7 @@ def main() -> None:
         started = time.monotonic()
         index_logged(papers, undisturbed, room / "undisturbed.log")
         seconds = time.monotonic() - started
+        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
         update_index(disturbed, imports_of([before], origin="papers"))
         log = room / "disturbed.log"
@@ -103,6 +105,7 @@ def main() -> None:
                 "undisturbed": {
                     "seconds": round(seconds, 1),
                     "abstracts_per_second": round(options.count / seconds, 2),
+                    "peak_memory_bytes": peak_memory,
                 },
                 "killed_after_seconds": killed_at,
                 **encoded_twice(log),

@@ -21,12 +21,15 @@ def main() -> None:
     """Run the demo until Ctrl-C, or until its one answer with --once."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: 8000; 0: any free one)")
+    arguments.add_argument("--index", type=Path, default=INDEX, help="where the index goes (default: indexes/demo)")
     arguments.add_argument("--once", action="store_true", help="stop after the first answer")
     options = arguments.parse_args()
 
     semsearch = [sys.executable, "-m", "semsearch.cli"]
-    subprocess.run([*semsearch, "index", str(ROOT / "semsearch" / "samples"), "--index", str(INDEX)], check=True)
-    serve = [*semsearch, "serve", "--index", str(INDEX), "--port", str(options.port)]
+    subprocess.run(
+        [*semsearch, "index", str(ROOT / "semsearch" / "samples"), "--index", str(options.index)], check=True
+    )
+    serve = [*semsearch, "serve", "--index", str(options.index), "--port", str(options.port)]
     server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None, "its output was asked for"
