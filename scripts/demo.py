@@ -62,7 +62,7 @@ def ask(server: "subprocess.Popen[str]", url: str) -> dict[str, list[dict[str, d
         except urllib.error.HTTPError as error:
             if error.code != 503:
                 sys.exit(f"the service answered {error.code}: {error.read().decode()}")
-        except urllib.error.URLError:
+        except OSError:
             pass
         time.sleep(0.2)
     sys.exit("the service did not answer")

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,7 +97,7 @@ def cli(verbose: bool) -> None:
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @_index_option
 @click.option(
-    "--format", "format_", metavar="NAME", help="jsonl, csv, tsv, results-page ...  [default: by name and content]"
+    "--format", "format_", metavar="NAME", help="jsonl, json, csv, tsv or page.  [default: by name and content]"
 )
 @click.option("--origin", metavar="NAME", help="Name of this import.  [default: the file's or folder's name]")
 @click.option("--sync", is_flag=True, help="Also delete papers of this import that its source no longer holds.")
@@ -205,15 +206,21 @@ def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
 @_index_option
 @_json_option
 def purge(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
-    """Erase the text of deleted papers from the library for good. This cannot be undone."""
+    """Erase the text of deleted papers from the library for good. This cannot be undone.
+
+    Their vectors stay in the generations, where nothing finds them, until segments are merged.
+    """
     from semsearch.generation import IndexFolder
     from semsearch.library import Library
     from semsearch.papers import normalise_id
 
     folder = IndexFolder(index)
     folder.check_exists()
+    names = [normalise_id(paper_id) for paper_id in paper_ids]
     with Library.open(folder.library) as library:
-        erased = library.purge([normalise_id(paper_id) for paper_id in paper_ids])
+        if unknown := [name for name in names if not library.has_met(name)]:
+            raise click.ClickException(f"the library has never held: {', '.join(unknown)}; nothing was purged")
+        erased = library.purge(names)
     _say({"purged_versions": erased}, as_json, f"{erased} versions erased")
 
 
@@ -247,11 +254,11 @@ def stats(index: Path, as_json: bool) -> None:
     with Library.open(folder.library) as library:
         manifest = open_current(folder).manifest
         counts = library.counts()
-        number = library.encoder_number(manifest.encoder.fingerprint, manifest.encoder.name)
-        truncated = library.truncated(
-            library.all_live_seqs(manifest.last_seq).tolist(), number, manifest.encoder.max_tokens
-        )
+        number = library.known_encoder(manifest.encoder.fingerprint)
+        live = library.all_live_seqs(manifest.last_seq).tolist()
+        truncated = library.truncated(live, number, manifest.encoder.max_tokens) if number else 0
         pending = library.last_seq() - manifest.last_seq
+    disk_bytes = _disk_bytes(index)
     result = {
         "papers": manifest.papers,
         "generation": manifest.generation,
@@ -263,7 +270,7 @@ def stats(index: Path, as_json: bool) -> None:
         "truncated": truncated,
         "pending_changes": pending,
         "library": asdict(counts),
-        "bytes": _disk_bytes(index),
+        "bytes": disk_bytes,
     }
     if as_json:
         _print_json(result)
@@ -277,9 +284,9 @@ def stats(index: Path, as_json: bool) -> None:
     click.echo(
         f"truncated   {truncated:,} papers have more than the {manifest.encoder.max_tokens} tokens the model reads"
     )
-    click.echo(f"on disk     {_disk_bytes(index) / 1e6:,.1f} MB")
+    click.echo(f"on disk     {disk_bytes / 1e6:,.1f} MB")
     if pending:
-        click.echo(f"pending     {pending:,} changes are not searchable yet; publish them with: semsearch index")
+        click.echo(f"pending     {pending:,} changes are not searchable yet; publish them with: {folder.command}")
 
 
 @cli.command()
@@ -342,17 +349,23 @@ class _progress:
 
 def _disk_bytes(index: Path) -> int:
     """Return the size of all files below the folder, each hard-linked one counted once."""
-    stats = [path.stat() for path in index.rglob("*") if path.is_file()]
-    return sum({stat.st_ino: stat.st_size for stat in stats}.values())
+    sizes: dict[int, int] = {}
+    for path in index.rglob("*"):
+        with suppress(FileNotFoundError):  # a log or an old generation may go while we count
+            if path.is_file():
+                sizes[path.stat().st_ino] = path.stat().st_size
+    return sum(sizes.values())
 
 
 def _searcher(index: Path, device: str | None) -> "Searcher":
+    from semsearch.generation import IndexFolder
     from semsearch.search import Searcher
 
     searcher = Searcher.open(index, device)
     pending = searcher.library.last_seq() - searcher.generation.manifest.last_seq
     if pending:
-        click.echo(f"Note: {pending:,} changes are not searchable yet; publish them with: semsearch index", err=True)
+        command = IndexFolder(index).command
+        click.echo(f"Note: {pending:,} changes are not searchable yet; publish them with: {command}", err=True)
     return searcher
 
 

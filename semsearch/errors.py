@@ -8,6 +8,7 @@ SemsearchError
 ├── IndexMissingError      there is no index in this folder
 ├── IndexBusyError         another process is writing this index
 ├── NoGenerationError      no verified generation can serve
+├── NotEncodedError        a paper has no vector yet in the vector space asked for
 └── DamageError            a stored thing is not what was written
     ├── LibraryDamageError     a row or a vector of the library
     └── GenerationDamageError  a file of a generation
@@ -46,6 +47,10 @@ class IndexBusyError(SemsearchError):
 
 class NoGenerationError(SemsearchError):
     """No generation of the index could be opened and verified."""
+
+
+class NotEncodedError(SemsearchError):
+    """A paper has no vector yet in the vector space asked for."""
 
 
 class DamageError(SemsearchError):

@@ -66,6 +66,11 @@ class IndexFolder:
     path: Path
 
     @property
+    def command(self) -> str:
+        """The command that brings this index up to date, for messages that say the way out."""
+        return f"semsearch index --index {self.path}"
+
+    @property
     def library(self) -> Path:
         """The SQLite file."""
         return self.path / "library.db"
@@ -112,9 +117,7 @@ class IndexFolder:
             return
         if self.current.exists() or self.published():
             raise IndexMissingError(f"{self.library} is missing although its index is there; restore it from a backup")
-        raise IndexMissingError(
-            f"there is no index in {self.path}; create one with: semsearch index --index {self.path} FILE"
-        )
+        raise IndexMissingError(f"there is no index in {self.path}; create one with: {self.command} FILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,10 +580,10 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publis
     if damaged:
         reasons = "; ".join(f"generation {number}: {reason}" for number, reason in damaged)
         raise NoGenerationError(
-            f"no generation in {folder.path} is sound ({reasons}); rebuild it with: semsearch index"
+            f"no generation in {folder.path} is sound ({reasons}); rebuild it with: {folder.command}"
         )
     raise NoGenerationError(
-        f"nothing is published in {folder.path} yet; publish what the library holds with: semsearch index"
+        f"nothing is published in {folder.path} yet; publish what the library holds with: {folder.command}"
     )
 
 

@@ -25,7 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from semsearch.durable import make_folder
-from semsearch.errors import IndexMissingError, LibraryDamageError, SemsearchError
+from semsearch.errors import IndexBusyError, IndexMissingError, LibraryDamageError, NotEncodedError, SemsearchError
 from semsearch.papers import Paper
 
 FORMAT_VERSION = 1
@@ -126,7 +126,9 @@ class Library:
         :raises LibraryDamageError: if the file is not a readable library.
         """
         if not path.is_file():
-            raise IndexMissingError(f"there is no library at {path}; create one with: semsearch index FILE")
+            raise IndexMissingError(
+                f"there is no library at {path}; create one with: semsearch index --index {path.parent} FILE"
+            )
         return cls._connected(path, may_create=False)
 
     @classmethod
@@ -264,14 +266,21 @@ class Library:
         with self._transaction("DEFERRED") as cursor:
             before = dict(
                 cursor.execute(
-                    "SELECT paper_id, place FROM temp.sightings WHERE origin = ? "
+                    "SELECT paper_id, place FROM temp.sightings WHERE origin = ? AND place IS NOT NULL "
                     "AND paper_id IN (SELECT value FROM json_each(?))",
                     (origin, json.dumps(list(places))),
                 ).fetchall()
             )
             fresh = [(origin, paper_id, place) for paper_id, place in places.items() if paper_id not in before]
-            cursor.executemany("INSERT INTO temp.sightings VALUES (?, ?, ?)", fresh)
+            cursor.executemany("INSERT OR REPLACE INTO temp.sightings VALUES (?, ?, ?)", fresh)
             return before
+
+    def glimpse(self, origin: str, paper_ids: Iterable[str]) -> None:
+        """Note that this run met these papers, but only in records that are no papers."""
+        with self._transaction("DEFERRED") as cursor:
+            cursor.executemany(
+                "INSERT OR IGNORE INTO temp.sightings VALUES (?, ?, NULL)", [(origin, each) for each in paper_ids]
+            )
 
     def unsighted(self, origin: str) -> list[str]:
         """Return the ids that this import holds in the library but that this run did not see."""
@@ -353,16 +362,30 @@ class Library:
         tally.check(self.path)
         return np.sort(live)
 
-    def unencoded_seqs(self, encoder: int) -> NDArray[np.int64]:
-        """Return the seqs of the live versions for which this encoder has no embedding, ascending."""
+    def main_encoder(self) -> str | None:
+        """Return the name of the encoder that most embeddings come from, None if there are no embeddings."""
+        with self._lock, _explained(self.path):
+            row = self._connection.execute(
+                "SELECT name FROM embeddings JOIN encoders USING (encoder) "
+                "GROUP BY encoder ORDER BY count(*) DESC LIMIT 1"
+            ).fetchone()
+        return row[0] if row else None
+
+    def unencoded_seqs(self, encoder: int, after: int) -> list[int]:
+        """Return the seqs after `after` of the last versions of each import without an embedding of this encoder.
+
+        Not only of the live ones: a version of another import comes back to life when the live one is deleted.
+        """
         with self._lock, _explained(self.path):
             rows = self._connection.execute(
-                f"SELECT seq FROM changes c WHERE kind = {VERSION} AND NOT EXISTS "
+                f"SELECT seq, paper_id FROM changes c WHERE seq > ? AND kind = {VERSION} AND NOT EXISTS "
                 "(SELECT 1 FROM embeddings e WHERE e.encoder = ? AND e.text_digest = c.text_digest)",
-                (encoder,),
-            )
-            lacking = np.fromiter((row[0] for row in rows), dtype=np.int64)
-        return np.intersect1d(lacking, self.all_live_seqs(self.last_seq())) if lacking.size else lacking
+                (after, encoder),
+            ).fetchall()
+        lacking = {row[0] for row in rows}
+        paper_ids = sorted({row[1] for row in rows})
+        heads = (head for batch in _batches(paper_ids, _IDS_PER_QUERY) for head in self._heads(batch))
+        return sorted(lacking.intersection(head.seq for head in heads))
 
     def touched_after(self, seq: int, up_to: int) -> dict[str, list[int]]:
         """Return the papers that changed after `seq`, up to `up_to`, each with the seqs of all its versions, ascending.
@@ -382,6 +405,10 @@ class Library:
                     touched.setdefault(head.paper_id, []).append(head.seq)
         tally.check(self.path)
         return {paper_id: sorted(seqs) for paper_id, seqs in touched.items()}
+
+    def has_met(self, paper_id: str) -> bool:
+        """Return whether there is any change to this paper, deletions and purged versions counted."""
+        return bool(self._heads([paper_id]))
 
     def versions_of(self, paper_id: str) -> list[int]:
         """Return the seqs of all versions of this paper that still have their text, oldest first."""
@@ -686,9 +713,12 @@ def _checked_vector(row: Sequence[object], encoder: int, path: Path) -> NDArray[
     change: _ChangeRow = tuple(row[:9])  # type: ignore[assignment]
     _check_change(change, path)
     vector, tokens, digest = row[9:]
-    if not isinstance(vector, bytes) or change[6] is None:
-        raise LibraryDamageError(f"{path}: paper {change[2]!r} (seq {change[0]}) has no embedding of this encoder")
-    if not _matches(digest, _embedding_digest, (encoder, change[6], tokens, vector)):
+    if vector is None:
+        raise NotEncodedError(
+            f"paper {change[2]!r} (seq {change[0]}) has no embedding of this encoder; encode and publish it with: "
+            f"semsearch index --index {path.parent}"
+        )
+    if not isinstance(vector, bytes) or not _matches(digest, _embedding_digest, (encoder, change[6], tokens, vector)):
         raise LibraryDamageError(f"{path}: the embedding of paper {change[2]!r} (seq {change[0]}) fails its digest")
     return np.frombuffer(vector, dtype="<f4")
 
@@ -739,6 +769,8 @@ def _explained(path: Path) -> Iterator[None]:
             raise SemsearchError(
                 f"{path}: {error}; even to be read, a library must stand in a folder that this user can write"
             ) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise IndexBusyError(f"{path}: another process is writing it; run the same command again later") from error
         if code == sqlite3.SQLITE_FULL:
             raise SemsearchError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise SemsearchError(f"{path}: {error}") from error

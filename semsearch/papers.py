@@ -159,6 +159,7 @@ def normalise_text(text: str) -> str:
 
 
 _ID_ALPHABET = re.compile(r"[!-~]+")
+_WEB_SCHEME = re.compile(r"^https?://")
 _ID_FORBIDDEN = re.compile(r"[\"\\%?#`{}|^]")
 _ARXIV = re.compile(
     r"^(?:arxiv:\s*|https?://(?:www\.|export\.)?arxiv\.org/(?:abs|pdf|html)/)?"
@@ -166,13 +167,13 @@ _ARXIV = re.compile(
     r"|math|cs|q-bio|q-fin|stat|acc-phys|adap-org|alg-geom|ao-sci|atom-ph|bayes-an|chao-dyn|chem-ph|cmp-lg|comp-gas|dg-ga"
     r"|funct-an|mtrl-th|patt-sol|plasm-ph|q-alg|solv-int|supr-con)(?:\.[a-z]{2})?/\d{7})"
     r"(?:v\d+)?(?:\.pdf)?$",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
-_DOI = re.compile(r"^(?:doi:\s*|https?://(?:dx\.)?doi\.org/)?(?P<name>10\.\d{4,9}/\S+)$", re.IGNORECASE)
+_DOI = re.compile(r"^(?:doi:\s*|https?://(?:dx\.)?doi\.org/)?(?P<name>10\.\d{4,9}/\S+)$", re.IGNORECASE | re.ASCII)
 _ACL = re.compile(
     r"^(?:acl:\s*|https?://(?:www\.)?aclanthology\.org/)?"
     r"(?P<name>[a-z]\d{2}-\d{4}|\d{4}\.[a-z0-9_]+-[a-z0-9_]+\.\d+)(?:v\d+)?(?:\.pdf|/)?$",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _ARXIV_DOI = re.compile(r"^10\.48550/arxiv\.(?P<number>.+)$", re.IGNORECASE)
 
@@ -218,7 +219,7 @@ def _usable_id(paper_id: str) -> str:
         raise RecordError(
             "the id may hold printable ASCII characters only, without spaces, quotes, and any of % ? # \\ ` { } | ^"
         )
-    if any(part in ("", ".", "..") for part in paper_id.split("/")):
+    if any(part in ("", ".", "..") for part in _WEB_SCHEME.sub("", paper_id).removesuffix("/").split("/")):
         raise RecordError("the id has an empty, '.' or '..' part between slashes")
     return paper_id
 
@@ -229,7 +230,7 @@ def text_id(title: str, abstract: str) -> str:
     return f"text:{hashlib.sha256(folded.encode()).hexdigest()[:20]}"
 
 
-_PUBLISHED = re.compile(r"^(?P<year>\d{4})(?:[-/](?P<month>\d{1,2})(?:[-/](?P<day>\d{1,2}))?)?(?:[T ].*)?$")
+_PUBLISHED = re.compile(r"^(?P<year>\d{4})(?:[-/](?P<month>\d{1,2})(?:[-/](?P<day>\d{1,2}))?)?(?:[T ].*)?$", re.ASCII)
 
 
 def normalise_published(value: str | int | None) -> str | None:

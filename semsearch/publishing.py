@@ -52,7 +52,8 @@ def check_made_from(library: Library, generation: Generation) -> None:
         raise LibraryDamageError(
             f"{library.path} does not hold change {manifest.last_seq} that generation {manifest.generation} was made "
             "from: it has lost changes, or is an older copy. Put the newer library back; or, to go on with this one, "
-            "remove CURRENT and the folder generations beside it and run: semsearch index"
+            "remove CURRENT and the folder generations beside it and run: "
+            f"semsearch index --index {library.path.parent}"
         )
 
 

@@ -23,6 +23,7 @@ from semsearch.readers import Found, Rejected, origin_of, read, size_of
 _WINDOW_PAPERS = 2_048
 _MAX_BATCH_TEXTS = 256
 _KEPT_REJECTIONS = 1_000
+_LOCK_WAIT_SECONDS = 2.0  # a service that starts looks into the lock for an instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +105,31 @@ def update_index(
 
     :param model: defaults to the one that the index was made with, or the packaged one for a new index.
     :raises IndexBusyError: if another reindex of this index is running.
-    :raises SourceError: with `strict`, naming the bad record; what was read before it stays in the library.
+    :raises IndexMissingError: without imports, if there is no index.
+    :raises SourceError: with `strict`, naming the bad record; what was read before it stays in the library. Also if no
+        source of a new index could be read.
     :raises EncoderError: if the encoder is not to be had, or gives unusable vectors; nothing is published then.
     """
     folder = IndexFolder(Path(index))
-    with exclusive_lock(folder.reindex_lock, "reindex"):
+    if not imports:
+        folder.check_exists()
+    with exclusive_lock(folder.reindex_lock, "reindex", _LOCK_WAIT_SECONDS), _open_library(folder) as library:
         parent = _live_generation(folder)
-        found = ModelFolder.find(model or (parent.manifest.encoder.name if parent else DEFAULT_MODEL))
+        if parent:
+            check_made_from(library, parent)
+        made_by = parent.manifest.encoder.name if parent else library.main_encoder()
+        found = ModelFolder.find(model or made_by or DEFAULT_MODEL)
         if parent and model is None:
-            _check_same_space(parent, found)
-        with _open_library(folder) as library:
-            if parent:
-                check_made_from(library, parent)
-            run = _Run(library, LazyEncoder(found, device, load), on_progress or (lambda progress: None))
-            library.start_sightings()
-            for each in imports:
-                run.bring_in(each)
-            if parent is None or parent.manifest.encoder.fingerprint != found.spec.fingerprint:
-                run.encode_missing()
-            generation = publish_pending(folder, library, found.spec)
+            _check_same_space(folder, parent, found)
+        run = _Run(library, LazyEncoder(found, device, load), on_progress or (lambda progress: None))
+        library.start_sightings()
+        for each in imports:
+            run.bring_in(each)
+        if run.report.failures and not library.last_seq():
+            raise SourceError("; ".join(run.report.failures))  # rather than publish an index of nothing
+        same_space = parent and parent.manifest.encoder.fingerprint == found.spec.fingerprint
+        run.encode_missing(after=parent.manifest.last_seq if parent and same_space else 0)
+        generation = publish_pending(folder, library, found.spec)
         run.report.generation = generation.manifest.generation
         run.report.papers = generation.papers
         return run.report
@@ -136,21 +143,26 @@ def _open_library(folder: IndexFolder) -> Library:
 
 
 def _live_generation(folder: IndexFolder) -> Generation | None:
-    if not folder.library.is_file():
-        return None
     try:
         return open_current(folder)
     except NoGenerationError:
         return None
 
 
-def _check_same_space(parent: Generation, found: ModelFolder) -> None:
+def _check_same_space(folder: IndexFolder, parent: Generation, found: ModelFolder) -> None:
     made_by, now = parent.manifest.encoder, found.spec
     if made_by.fingerprint != now.fingerprint:
         raise SemsearchError(
             f"the index was made with {made_by.name} ({made_by.fingerprint[:12]}), but that name now gives another "
-            f"vector space ({now.fingerprint[:12]}); encode everything anew with: semsearch index --model {now.name}"
+            f"vector space ({now.fingerprint[:12]}); encode everything anew with: "
+            f"{folder.command} --model {now.name}"
         )
+
+
+def _count_before(window: Sequence[Found | Rejected], first: Sequence[Found], bad: Rejected) -> int:
+    """Return how many of the first sightings stand before the bad record."""
+    places = {entry.place: position for position, entry in enumerate(window)}
+    return sum(places[entry.place] < places[bad.place] for entry in first)
 
 
 class _Text(NamedTuple):
@@ -185,15 +197,19 @@ class _Run:
         entries = self._entries(source)
         while window := list(islice(entries, _WINDOW_PAPERS)):
             rejected = [entry for entry in window if isinstance(entry, Rejected)]
-            unidentified += sum(entry.paper_id is None for entry in rejected)
-            self._library.sight(source.origin, {bad.paper_id: str(bad.place) for bad in rejected if bad.paper_id})
-            papers, repeated = self._first_sightings(source.origin, [e for e in window if isinstance(e, Found)])
+            if source.strict and rejected:
+                window = window[: window.index(rejected[0])]
+            first, repeated = self._first_sightings(source.origin, [e for e in window if isinstance(e, Found)])
+            if source.strict and repeated:
+                first = first[: _count_before(window, first, repeated[0])]
+            self._library.glimpse(source.origin, [bad.paper_id for bad in rejected if bad.paper_id])
             for entry in rejected + repeated:
                 self.report.reject(entry)
-            self._add(source, papers)
-            if source.strict and (bad_records := rejected + repeated):
-                bad = min(bad_records, key=lambda entry: (entry.place.file, entry.place.line))
+            self._add(source, [entry.paper for entry in first])
+            if source.strict and (bad_records := repeated or rejected):
+                bad = bad_records[0]
                 raise SourceError(f"{bad.place}: {bad.reason}; fix the record, or run without --strict to skip it")
+            unidentified += sum(entry.paper_id is None for entry in rejected)
         if source.sync:
             self._delete_gone(source.origin, unidentified, len(self.report.failures) > failures_before)
 
@@ -207,23 +223,22 @@ class _Run:
     def _count_bytes(self, number: int) -> None:
         self._bytes_read += number
 
-    def _first_sightings(self, origin: str, found: Sequence[Found]) -> tuple[list[Paper], list[Rejected]]:
-        """Return the papers that this run sees for the first time, and the repeated ones as rejections.
+    def _first_sightings(self, origin: str, found: Sequence[Found]) -> tuple[list[Found], list[Rejected]]:
+        """Return the papers that this run sees for the first time, and the repeated ones, by place, as rejections.
 
         The first wins and the rest is reported: were the last to win, every run would find both changed.
         """
         first: dict[str, Found] = {}
-        repeated: list[tuple[Found, str]] = []
         for entry in found:
-            if (earlier := first.setdefault(entry.paper.paper_id, entry)) is not entry:
-                repeated.append((entry, str(earlier.place)))
+            first.setdefault(entry.paper.paper_id, entry)
         before = self._library.sight(origin, {paper_id: str(entry.place) for paper_id, entry in first.items()})
-        repeated += [(first.pop(paper_id), place) for paper_id, place in before.items()]
-        rejections = [
-            Rejected(entry.place, f"the id {entry.paper.paper_id} was read before at {place}", entry.paper.paper_id)
-            for entry, place in repeated
-        ]
-        return [entry.paper for entry in first.values()], rejections
+        repeated: list[Rejected] = []
+        for entry in found:
+            paper_id = entry.paper.paper_id
+            if paper_id in before or first[paper_id] is not entry:
+                place = before.get(paper_id) or str(first[paper_id].place)
+                repeated.append(Rejected(entry.place, f"the id {paper_id} was read before at {place}", paper_id))
+        return [entry for paper_id, entry in first.items() if paper_id not in before], repeated
 
     def _add(self, source: Import, papers: Sequence[Paper]) -> None:
         report = self.report
@@ -258,8 +273,14 @@ class _Run:
 
     def _delete_gone(self, origin: str, unidentified: int, incomplete: bool) -> None:
         gone = self._library.unsighted(origin)
-        if gone and (unidentified or incomplete):
-            why = "it could not be read to its end" if incomplete else f"{unidentified} bad records have no readable id"
+        why = ""
+        if incomplete:
+            why = "it could not be read to its end"
+        elif unidentified:
+            why = f"{unidentified} bad records have no readable id"
+        elif self._done == self._done_before:
+            why = "it holds no papers at all"
+        if gone and why:
             self.report.failures.append(
                 f"{origin}: {len(gone)} papers seem gone, but nothing was deleted, because {why}"
             )
@@ -268,11 +289,11 @@ class _Run:
 
     # Encoding
 
-    def encode_missing(self) -> None:
-        """Encode the live papers that only another encoder has encoded so far, after a change of model."""
-        seqs = self._library.unencoded_seqs(self._number)
+    def encode_missing(self, after: int) -> None:
+        """Encode what only another encoder has encoded since seq `after`: all of it after a change of model."""
+        seqs = self._library.unencoded_seqs(self._number, after)
         for start in range(0, len(seqs), _WINDOW_PAPERS):
-            versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS].tolist())
+            versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS])
             for _, embeddings in self._encoded([version.paper for version in versions.values()]):
                 self._library.add_embeddings(embeddings, self._number)
             self._on_progress(Progress("library", start + len(versions), len(seqs), self.report.encoded))

@@ -26,7 +26,7 @@ MAX_WINDOW = 1_000
 MAX_QUERY_CHARACTERS = 10_000
 
 _SCORE_DECIMALS = 6
-_TIE_MARGIN = 2e-6  # the scan's float32 score and the exact one differ by less, and scores are rounded to 1e-6
+_TIE_MARGIN = 1e-5  # well over the rounding to 1e-6 and twice the error of the scan's float32 arithmetic
 _SPARE_ROWS = 16
 
 
@@ -85,7 +85,8 @@ class Searcher:
         if made_by.fingerprint != given.fingerprint:
             raise EncoderError(
                 f"the index was made with {made_by.name} ({made_by.fingerprint[:12]}), this encoder is {given.name} "
-                f"({given.fingerprint[:12]}); encode the papers anew with: semsearch index --model {given.name}"
+                f"({given.fingerprint[:12]}); encode the papers anew with: "
+                f"semsearch index --index {library.path.parent} --model {given.name}"
             )
         self.library = library
         self.generation = generation

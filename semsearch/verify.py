@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from semsearch.errors import LibraryDamageError, SemsearchError
+from semsearch.errors import LibraryDamageError, NotEncodedError, SemsearchError
 from semsearch.generation import Generation, IndexFolder, current_generation, open_generation
 from semsearch.library import Library
 from semsearch.publishing import check_made_from
@@ -22,15 +22,16 @@ def problems(folder: IndexFolder) -> Iterator[str]:
     live = None
     named = current_generation(folder)
     if named is None and folder.published():
-        yield "CURRENT is missing or unreadable; publish again with: semsearch index"
+        yield f"CURRENT is missing or unreadable; publish again with: {folder.command}"
     if named and named[0] not in folder.published():
-        yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: semsearch index"
+        yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: {folder.command}"
     for number in folder.published():
         is_live = named is not None and number == named[0]
         try:
             generation = open_generation(folder, number, named[1] if named and is_live else None)
         except SemsearchError as error:
-            yield f"generation {number}: {error}"
+            if folder.generation(number).exists():  # else it was removed for its age meanwhile
+                yield f"generation {number}: {error}"
         else:
             live = generation if is_live else live
     try:
@@ -64,5 +65,5 @@ def _disagreements(library: Library, generation: Generation) -> Iterator[str]:
             different = np.flatnonzero((generation.vectors_at(rows) != vectors).any(axis=1))
             for position in different:
                 yield f"the vector of seq {seqs[position]} is not the library's"
-    except LibraryDamageError as error:
+    except (LibraryDamageError, NotEncodedError) as error:
         yield f"cannot be compared further with the library: {error}"

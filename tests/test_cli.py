@@ -164,6 +164,12 @@ def test_delete_then_purge(run: Run, papers: Path, tmp_path: Path) -> None:
     assert json.loads(run("search", "songs", "--json")[1])["meta"]["total"] == 1
 
 
+def test_purging_what_was_never_there_is_refused(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, _, err = run("purge", "p9")
+    assert (code, err) == (1, "Error: the library has never held: p9; nothing was purged\n")
+
+
 def test_deleting_an_unknown_paper_deletes_nothing(run: Run, papers: Path) -> None:
     run("index", "papers.jsonl")
     code, _, err = run("delete", "p1", "p9")
@@ -195,7 +201,9 @@ def test_changes_that_are_not_searchable_yet_are_named(run: Run, papers: Path, t
     with Library.open(tmp_path / "indexes" / "default" / "library.db") as library:
         library.delete(["p3"])
     _, _, err = run("search", "songs")
-    assert err.startswith("Note: 1 changes are not searchable yet; publish them with: semsearch index\n")
+    assert err.startswith(
+        "Note: 1 changes are not searchable yet; publish them with: semsearch index --index indexes/default\n"
+    )
     assert "pending     1 changes" in run("stats")[1]
     assert run("index")[1] == "0 new, 0 changed, 0 unchanged\n2 papers searchable (generation 2, 0 texts encoded)\n"
 

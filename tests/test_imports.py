@@ -110,10 +110,10 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_reindexing_what_is_known_and_related_papers_load_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").touch()
     code = (
         "from semsearch import imports_of, update_index, Searcher\n"
-        "import pathlib\n"
-        f"update_index({str(tmp_path / 'index')!r}, [])\n"
+        f"update_index({str(tmp_path / 'index')!r}, imports_of([{str(tmp_path / 'none.jsonl')!r}]))\n"
         f"Searcher.open({str(tmp_path / 'index')!r}).close()"
     )
     assert loaded_by(code) == {"faiss", "numpy"}

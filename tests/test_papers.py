@@ -29,6 +29,7 @@ from semsearch.papers import Paper, normalise_id, normalise_published, normalise
         ("https://aclanthology.org/P18-1001v2.pdf", "acl:P18-1001"),
         ("  mla:bifet2010acml-accurate ", "mla:bifet2010acml-accurate"),
         ("W2741809807", "W2741809807"),
+        ("https://pubmed.ncbi.nlm.nih.gov/123/", "https://pubmed.ncbi.nlm.nih.gov/123/"),
     ],
 )
 def test_ids_have_one_spelling(given_id: str, expected: str) -> None:
@@ -52,6 +53,7 @@ def test_ids_have_one_spelling(given_id: str, expected: str) -> None:
         ("/absolute", "empty, '.' or '..' part"),
         ("doi:10.1000/../x", "'..' part"),
         ("nul\x00", "printable ASCII"),
+        ("١٢٣٤.١٢٣٤٥", "printable ASCII"),
     ],
 )
 def test_unusable_ids_are_refused(given_id: str, message: str) -> None:
@@ -114,7 +116,7 @@ def test_dates_keep_the_precision_given(value: str | int | None, expected: str |
 
 
 @pytest.mark.parametrize(
-    "value", ["n.d.", "June 2017", "17", "2017-13", "2023-02-29", "2017-06-00", "0017", "20170612"]
+    "value", ["n.d.", "June 2017", "17", "2017-13", "2023-02-29", "2017-06-00", "0017", "20170612", "２０１７"]
 )
 def test_what_is_no_date_is_refused(value: str) -> None:
     with pytest.raises(RecordError, match="the date"):

@@ -20,7 +20,7 @@ from storage import SPEC, Fault, Shelf, add, assert_answers, clone, embedding_of
 
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import EncoderSpec
-from semsearch.errors import IndexBusyError, LibraryDamageError, SemsearchError
+from semsearch.errors import IndexBusyError, LibraryDamageError, NotEncodedError, SemsearchError
 from semsearch.generation import Generation, IndexFolder, open_current, open_generation
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
@@ -125,7 +125,7 @@ def test_another_encoder_makes_a_whole_generation_of_its_own(shelf: Shelf) -> No
     shelf.add([make_paper(1), make_paper(2)])
     shelf.publish()
     other = EncoderSpec("other", "e" * 64, 8, 128)
-    with pytest.raises(LibraryDamageError, match=r"paper 'p1' \(seq 1\) has no embedding of this encoder"):
+    with pytest.raises(NotEncodedError, match=r"paper 'p1' \(seq 1\) has no embedding of this encoder"):
         publish_pending(shelf.folder, shelf.library, other)
     assert open_current(shelf.folder).manifest.encoder == SPEC
     number = shelf.library.encoder_number(other.fingerprint, other.name)

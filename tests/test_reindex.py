@@ -8,10 +8,18 @@ from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import ModelFolder
-from semsearch.errors import EncoderError, IndexBusyError, IndexMissingError, SemsearchError, SourceError
+from semsearch.errors import (
+    EncoderError,
+    IndexBusyError,
+    IndexMissingError,
+    NotEncodedError,
+    SemsearchError,
+    SourceError,
+)
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
 from semsearch.papers import Paper
+from semsearch.publishing import publish_pending
 from semsearch.reindex import Import, Progress, ReindexReport, imports_of, update_index
 
 
@@ -154,7 +162,7 @@ def test_strict_stops_at_the_first_bad_record_and_keeps_what_came_before(tmp_pat
     with pytest.raises(SourceError, match=r"s\.jsonl:2: .*fix the record, or run without --strict"):
         update_index(tmp_path / "index", [Import("s", (source,), strict=True)], load=loader)
     report = update_index(tmp_path / "index", [], load=loader)
-    assert report.papers == 2
+    assert report.papers == 1
 
 
 def test_long_texts_are_counted_not_silently_cut(index_papers: Index) -> None:
@@ -284,3 +292,72 @@ def test_the_default_source_of_a_paper_is_its_origin(index_papers: Index, tmp_pa
     with Library.open(tmp_path / "index" / "library.db") as library:
         papers: list[Paper] = [version.paper for version in library.versions_at([1, 2]).values()]
     assert [paper.source for paper in papers] == ["zotero", "said so itself"]
+
+
+@pytest.mark.parametrize("window", [1, 2, 2_048])
+@pytest.mark.parametrize("good_first", [True, False])
+def test_a_bad_record_does_not_take_its_good_namesake_with_it(
+    tmp_path: Path, loader: FakeLoader, monkeypatch: pytest.MonkeyPatch, window: int, good_first: bool
+) -> None:
+    monkeypatch.setattr("semsearch.reindex._WINDOW_PAPERS", window)
+    lines = [make_paper(1).to_json(), '{"id": "p1", "title": "No abstract"}']
+    source = tmp_path / "s.jsonl"
+    source.write_text("\n".join(lines if good_first else lines[::-1]) + "\n", encoding="utf-8")
+    report = update_index(tmp_path / "index", [Import("s", (source,), sync=True)], load=loader)
+    assert (report.new, report.rejected_count) == (1, 1)
+    assert "no abstract" in report.rejected[0].reason
+
+
+def test_a_killed_change_of_model_leaves_an_index_that_goes_on(
+    tmp_path: Path, loader: FakeLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "s.jsonl", [make_paper(number) for number in range(6)])
+    update_index(tmp_path / "index", imports_of([source]), load=loader)
+    write_jsonl(source, [make_paper(number) for number in range(10)])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("semsearch.reindex.publish_pending", killed)
+        update_index(tmp_path / "index", imports_of([source]), model=str(_other_model(tmp_path)), load=loader)
+    with Library.open(tmp_path / "index" / "library.db") as library, pytest.raises(NotEncodedError, match="--index"):
+        publish_pending(
+            IndexFolder(tmp_path / "index"), library, open_current(IndexFolder(tmp_path / "index")).manifest.encoder
+        )
+    report = update_index(tmp_path / "index", [], load=loader)
+    assert (report.papers, report.encoded) == (10, 4)
+
+
+def test_a_rebuild_keeps_the_model_that_the_library_was_made_with(tmp_path: Path, loader: FakeLoader) -> None:
+    source = write_jsonl(tmp_path / "s.jsonl", [make_paper(number) for number in range(6)])
+    update_index(tmp_path / "index", imports_of([source]), model=str(_other_model(tmp_path)), load=loader)
+    for vectors in (tmp_path / "index" / "generations").rglob("vectors.faiss"):
+        vectors.write_bytes(b"damaged")
+    report = update_index(tmp_path / "index", [], load=loader)
+    assert (report.papers, report.encoded) == (6, 0)
+    assert open_current(IndexFolder(tmp_path / "index")).manifest.encoder.max_tokens == 128
+
+
+def test_no_index_is_made_of_sources_that_cannot_be_read(tmp_path: Path, loader: FakeLoader) -> None:
+    with pytest.raises(SourceError, match=r"typo\.jsonl"):
+        update_index(tmp_path / "index", imports_of([tmp_path / "typo.jsonl"]), load=loader)
+    assert IndexFolder(tmp_path / "index").published() == []
+    with pytest.raises(IndexMissingError, match="semsearch index --index"):
+        update_index(tmp_path / "mistyped", [], load=loader)
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_sync_with_a_source_of_no_papers_deletes_nothing(index_papers: Index, tmp_path: Path) -> None:
+    index_papers([make_paper(1), make_paper(2)])
+    report = index_papers([], sync=True)
+    assert report.deleted == 0
+    assert report.failures == ["test: 2 papers seem gone, but nothing was deleted, because it holds no papers at all"]
+    assert live_ids(tmp_path / "index") == {"p1", "p2"}
+
+
+def test_strict_takes_nothing_behind_the_first_bad_record(tmp_path: Path, loader: FakeLoader) -> None:
+    source = write_jsonl(tmp_path / "s.jsonl", [make_paper(number) for number in (1, 2, 1, 3)])
+    with pytest.raises(SourceError, match=r"s\.jsonl:3: the id p1 was read before at s\.jsonl:1"):
+        update_index(tmp_path / "index", [Import("s", (source,), strict=True)], load=loader)
+    assert update_index(tmp_path / "index", [], load=loader).papers == 2

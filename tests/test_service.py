@@ -104,7 +104,6 @@ def fake_app(index: Path, **options: Any) -> FastAPI:
     defaults: dict[str, Any] = {
         "find_model": find_fake,
         "load_encoder": load_fake,
-        "model": "fake",
         "poll_seconds": 0.02,
     }
     return create_app(index, **defaults | options)

@@ -703,7 +703,7 @@ RAW: dict[str, tuple[list[bytes], int]] = {
     "a host that is a path": ([b"GET /nope HTTP/1.1\r\nHost: x/healthz?\r\nConnection: close\r\n\r\n"], 404),
     "an empty host": ([b"GET /nope HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n"], 404),
     "no HTTP": ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n"], 400),
-    "a header block over 16 KiB": ([b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000], 400),
+    "a header block over 32 KiB": ([b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 40_000], 400),
     "a raw byte in the path": ([b"GET /papers/\xff HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
     "a raw NUL in the path": ([b"GET /papers/\x00 HTTP/1.1\r\nHost: x\r\n\r\n"], 400),
     "a method in small letters": ([b"get /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"], 405),

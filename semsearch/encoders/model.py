@@ -7,11 +7,14 @@ anywhere. Reading a spec loads neither torch nor the weights.
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semsearch.errors import EncoderError
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _DEFAULT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -46,7 +49,9 @@ class ModelFolder:
         if name == DEFAULT_MODEL:
             return _default_model()
         folder = Path(name).expanduser()
-        return cls._read(name, folder if folder.is_dir() else _downloaded(name))
+        if folder.is_dir():
+            return cls._read(str(folder.resolve()), folder)  # the name must hold wherever the index is used from
+        return cls._read(name, _downloaded(name))
 
     @classmethod
     def _read(cls, name: str, folder: Path) -> "ModelFolder":
@@ -58,6 +63,8 @@ class ModelFolder:
             raise EncoderError(
                 f"{folder} has no .safetensors weights; other formats can run code when loaded, so they are refused"
             )
+        if unsafe := _unsafe_weights(folder, modules):
+            raise EncoderError(f"{unsafe} can run code when loaded; save the model anew as safetensors")
         if not (folder / "tokenizer.json").is_file():
             raise EncoderError(f"{folder} has no tokenizer.json; save the model with a current sentence-transformers")
         prompts = _prompts(folder)
@@ -93,13 +100,28 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub import snapshot_download  # a slow import that the default model does not need
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns = list(_NEEDED_FILES)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_NEEDED_FILES)))
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        logger.info("%s is not on this machine yet", name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise EncoderError(
             f"the model {name!r} is neither a folder nor to be had from the model hub ({type(error).__name__}); "
             "check the name, or download it once where there is a network and pass its folder"
         ) from error
+
+
+def _unsafe_weights(folder: Path, modules: list[dict[str, Any]]) -> Path | None:
+    """Return weights that sentence-transformers would unpickle, because its module has none as safetensors."""
+    for module in modules:
+        place = folder / str(module.get("path", ""))
+        pickled = place / "pytorch_model.bin"
+        if pickled.exists() and not (place / "model.safetensors").exists():
+            return pickled
+    return None
 
 
 def _module_identity(folder: Path, module: dict[str, Any]) -> dict[str, Any]:

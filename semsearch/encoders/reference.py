@@ -4,7 +4,8 @@ import ctypes
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 _CPU_BATCH_TOKENS = 4_096
 _ACCELERATOR_BATCH_TOKENS = 131_072
 
-_BATCHES_PER_TRIM = 32
+_BATCHES_PER_TRIM = 8
 
 
 def _trim_memory() -> None:
@@ -55,17 +56,18 @@ class ReferenceEncoder:
                 str(model.path), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
             )
             self._tokenizer = Tokenizer.from_file(str(model.path / "tokenizer.json"))
+            dimension = self._model.encode_query(["probe"], show_progress_bar=False).shape[1]
         except Exception as error:  # the libraries below raise anything, down to bare Exception
             raise EncoderError(f"the model in {model.path} cannot be loaded: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._check_spec(model)
+        self._check_spec(model, dimension)
         self.device = str(self._model.device)
         self.batch_tokens = _CPU_BATCH_TOKENS if self.device == "cpu" else _ACCELERATOR_BATCH_TOKENS
         logger.info("loaded %s on %s", model.spec.name, self.device)
 
-    def _check_spec(self, model: ModelFolder) -> None:
-        found = (self.encode_queries(["probe"]).shape[1], self._model.max_seq_length)
+    def _check_spec(self, model: ModelFolder, dimension: int) -> None:
+        found = (dimension, self._model.max_seq_length)
         expected = (model.spec.dimension, model.spec.max_tokens)
         if found != expected:
             raise EncoderError(
@@ -78,24 +80,28 @@ class ReferenceEncoder:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(prompted)]
 
     def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
-        """Return the passages' vectors, shape (n, dimension), float32, unit rows, as one batch."""
-        with self._lock, torch.inference_mode():
+        """Return the passages' vectors, shape (n, dimension), float32, unit rows, as one batch.
+
+        :raises EncoderError: if the device cannot do it, for lack of memory most of all.
+        """
+        with self._lock:
             self._batches += 1
             if self._batches % _BATCHES_PER_TRIM == 0:
                 _trim_memory()
-            return np.asarray(
-                self._model.encode_document(
-                    list(passages), batch_size=len(passages), show_progress_bar=False, normalize_embeddings=True
-                ),
-                dtype=np.float32,
-            )
+            return self._encoded(self._model.encode_document, passages)
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Return the queries' vectors, shape (n, dimension), float32, unit rows, as one batch."""
-        with self._lock, torch.inference_mode():
-            return np.asarray(
-                self._model.encode_query(
-                    list(queries), batch_size=len(queries), show_progress_bar=False, normalize_embeddings=True
-                ),
-                dtype=np.float32,
-            )
+        """Return the queries' vectors, shape (n, dimension), float32, unit rows, as one batch.
+
+        :raises EncoderError: if the device cannot do it.
+        """
+        with self._lock:
+            return self._encoded(self._model.encode_query, queries)
+
+    def _encoded(self, encode: Callable[..., Any], texts: Sequence[str]) -> NDArray[np.float32]:
+        try:
+            with torch.inference_mode():
+                vectors = encode(list(texts), batch_size=len(texts), show_progress_bar=False, normalize_embeddings=True)
+        except RuntimeError as error:  # torch's word for running out of memory, among others
+            raise EncoderError(f"encoding failed on {self.device}: {error}; try --device cpu") from error
+        return np.asarray(vectors, dtype=np.float32)

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from semsearch import __version__
-from semsearch.encoders import DEFAULT_MODEL, ModelFolder, load_encoder
+from semsearch.encoders import ModelFolder, load_encoder
 from semsearch.generation import IndexFolder
 from semsearch.service.gate import Gate, Limits
 from semsearch.service.live import FindModel, LiveSearcher, LoadEncoder
@@ -20,19 +20,14 @@ def create_app(
     index: Path,
     *,
     device: str | None = None,
-    model: str = DEFAULT_MODEL,
     find_model: FindModel = ModelFolder.find,
     load_encoder: LoadEncoder = load_encoder,
     poll_seconds: float = 0.5,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """Return the service over the index folder at `index`; it opens the index when it starts, in the background.
-
-    `model` only matters where no generation is left to say which encoder made the index.
-    """
+    """Return the service over the index folder at `index`; it opens the index when it starts, in the background."""
     live = LiveSearcher(
         IndexFolder(index),
-        model=model,
         device=device,
         find_model=find_model,
         load_encoder=load_encoder,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from semsearch.durable import exclusive_lock
-from semsearch.encoders import Encoder, EncoderSpec, ModelFolder
+from semsearch.encoders import DEFAULT_MODEL, Encoder, EncoderSpec, ModelFolder
 from semsearch.errors import (
     DamageError,
     EncoderError,
@@ -64,15 +64,13 @@ class LiveSearcher:
         self,
         folder: IndexFolder,
         *,
-        model: str,
         device: str | None,
         find_model: FindModel,
         load_encoder: LoadEncoder,
         poll_seconds: float,
     ) -> None:
-        """Prepare, without touching the index; `model` is for an index of which no generation is left."""
+        """Prepare, without touching the index."""
         self._folder = folder
-        self._model = model
         self._device = device
         self._find_model = find_model
         self._load_encoder = load_encoder
@@ -181,8 +179,8 @@ class LiveSearcher:
             return generation, "none"
         try:
             self._check_nobody_writes()
-            return publish_pending(self._folder, library, self._spec(generation)), "none"
-        except SemsearchError as error:
+            return publish_pending(self._folder, library, self._spec(library, generation)), "none"
+        except (SemsearchError, OSError) as error:
             if generation is None:
                 raise
             if isinstance(error, IndexBusyError):
@@ -195,8 +193,12 @@ class LiveSearcher:
             with exclusive_lock(lock, "replay"):
                 pass
 
-    def _spec(self, generation: Generation | None) -> EncoderSpec:
-        return generation.manifest.encoder if generation else self._find_model(self._model).spec
+    def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec:
+        return (
+            generation.manifest.encoder
+            if generation
+            else self._find_model(library.main_encoder() or DEFAULT_MODEL).spec
+        )
 
     def _swap(self, library: Library, generation: Generation) -> None:
         encoder = self._encoder_for(generation.manifest.encoder)
@@ -212,7 +214,7 @@ class LiveSearcher:
             raise EncoderError(
                 f"the index was made with {spec.name} ({spec.fingerprint[:12]}), but that name now gives another "
                 f"vector space ({model.spec.fingerprint[:12]}); encode the papers anew with: "
-                f"semsearch index --model {spec.name}"
+                f"{self._folder.command} --model {spec.name}"
             )
         return self._load_encoder(model, self._device)
 

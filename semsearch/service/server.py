@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_HEADER_BYTES = 16 * 1024
+_HEADER_BYTES = 32 * 1024  # a pasted abstract in the address, each character of it percent-encoded to nine
 _SHUTDOWN_SECONDS = 10
 _BACKLOG = 2_048  # uvicorn's own default
 
