@@ -1,4 +1,4 @@
-r'''Which papers does a source hold, and which of its records are none?
+"""Which papers does a source hold, and which of its records are none?
 
 ```
 source ── sources.py   which files, in which order
@@ -7,22 +7,8 @@ source ── sources.py   which files, in which order
        ── fields.py    raw fields -> Paper
 ```
 
-A new format is one module and its name in `READERS`. For files that hold "title<TAB>abstract" without a header:
-
-```python
-"""Papers from title and abstract with a tab between."""
-
-def looks_like(head: bytes) -> bool:
-    return head.split(b"\n")[0].count(b"\t") == 1
-
-def records(stream: Stream) -> Iterator[Record | Unusable]:
-    for line in stream.lines():
-        title, _, abstract = (line.data or b"").decode(errors="replace").partition("\t")
-        yield Record(line.number, {"title": title, "abstract": abstract})
-
-READER = Reader("pairs", (".pairs",), looks_like, records)
-```
-'''
+A new format is one module and its name in `READERS`; docs/contributing.md has one of ten lines.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
