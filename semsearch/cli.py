@@ -3,6 +3,7 @@
 Heavy rooms are imported inside the commands that need them, so that `semsearch --help` answers at once.
 """
 
+import gc
 import json
 import os
 import sys
@@ -128,6 +129,7 @@ def index(
     from semsearch.reindex import imports_of, update_index
 
     imports = imports_of(sources, origin=origin, format=format_, sync=sync, strict=strict)
+    gc.set_threshold(50_000, 20, 100)  # papers hold no cycles: by default a third of a run goes into looking for some
     with _progress(hidden=as_json) as on_progress:
         report = update_index(index, imports, model=model, device=device, on_progress=on_progress)
     if as_json:

@@ -58,7 +58,7 @@ class Paper:
     def to_json(self) -> str:
         """Return the canonical JSON text: sorted keys, no empty fields, so equal papers are equal texts."""
         filled = {name: value for name in _FIELD_NAMES if (value := getattr(self, name)) not in (None, (), {}, "")}
-        return json.dumps(filled, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _CANONICAL_JSON.encode(filled)
 
     @classmethod
     def from_json(cls, text: str) -> "Paper":
@@ -120,6 +120,7 @@ class Paper:
 
 
 _FIELD_NAMES = tuple(item.name for item in fields(Paper))
+_CANONICAL_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _GRAPHEME_JOINER = "\u034f"  # the one character below that Python calls printable
 _CONTROL_TO_SPACE = {code: " " for code in (*range(0x01, 0x20), 0x7F, *range(0x80, 0xA0))}
 _INVISIBLE: dict[int, str | None] = {
