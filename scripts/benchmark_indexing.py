@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def change_one(papers: Path, index: list[str]) -> tuple[dict[str, Any], float]:
                 assert isinstance(entry, Found), "the corpus has no bad records"
                 record = json.loads(entry.paper.to_json())
                 if number == 1_000:
-                    record["abstract"] += " One sentence more."
+                    record["abstract"] += f" One sentence more, at {time.time()}."  # a text never encoded before
                 file.write(json.dumps(record) + "\n")
         origin = ["--origin", origin_of(papers)]
         report, seconds, _ = run_semsearch("index", str(copy), *origin, *index)
