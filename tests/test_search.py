@@ -181,7 +181,7 @@ def test_no_ids_are_refused(searcher: Searcher) -> None:
 
 def test_another_encoders_vectors_are_refused_with_the_command_that_fixes_it(searcher: Searcher) -> None:
     other = FakeEncoder(EncoderSpec("other/model", "0" * 64, 384, 256))
-    with pytest.raises(EncoderError, match="semsearch index --model other/model"):
+    with pytest.raises(EncoderError, match=r"semsearch index --index \S+ --model other/model"):
         Searcher(searcher.library, searcher.generation, other)
 
 
