@@ -20,7 +20,7 @@ from semsearch.papers import Paper
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
-_WINDOW_PAPERS = 256  # enough to batch by length (2 % padding), few enough to stay in the cache while compared
+_WINDOW_PAPERS = 256  # enough to batch by length, few enough to stay in the cache while they are compared
 _MAX_BATCH_TEXTS = 256
 _KEPT_REJECTIONS = 1_000
 _LOCK_WAIT_SECONDS = 2.0  # a service that starts looks into the lock for an instant
