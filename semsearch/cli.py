@@ -194,11 +194,12 @@ def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
     folder = IndexFolder(index)
     folder.check_exists()
     names = [normalise_id(paper_id) for paper_id in paper_ids]
+    encoder = open_current(folder).manifest.encoder  # first of all: what cannot be published must not be deleted
     with Library.open(folder.library) as library:
         if unknown := sorted(set(names) - set(library.live_seqs(names))):
             raise click.ClickException(f"not in the index: {', '.join(unknown)}; nothing was deleted")
         deleted = library.delete(names)
-        generation = publish_pending(folder, library, open_current(folder).manifest.encoder)
+        generation = publish_pending(folder, library, encoder)
     result = {"deleted": deleted, "papers": generation.papers, "generation": generation.manifest.generation}
     _say(result, as_json, f"{len(deleted)} deleted; {generation.papers:,} papers remain")
 

@@ -22,8 +22,9 @@ def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) ->
     Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
     :raises IndexBusyError: if another process is publishing.
-    :raises LibraryDamageError: if a row that is needed is damaged, or has no vector of this encoder, or if the live
-        generation was made from another state of the library than one that it went through.
+    :raises NotEncodedError: if a row that is needed has no vector of this encoder.
+    :raises LibraryDamageError: if a row that is needed is damaged, or if the live generation was made from another
+        state of the library than one that it went through.
     """
     with exclusive_lock(folder.publish_lock, "publish", _PUBLISH_WAIT_SECONDS):
         try:
@@ -38,8 +39,9 @@ def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) ->
         number = library.encoder_number(spec.fingerprint, spec.name)
         if parent and parent.manifest.last_seq == last_seq and _is_named(folder, parent):
             return parent
-        draft = _full_draft if parent is None else _next_draft
-        return publish(folder, draft(library, number, parent, last_seq, spec))
+        if parent is None:
+            return publish(folder, _full_draft(library, number, last_seq, spec))
+        return publish(folder, _next_draft(library, number, parent, last_seq, spec))
 
 
 def check_made_from(library: Library, generation: Generation) -> None:
@@ -63,10 +65,11 @@ def _is_named(folder: IndexFolder, generation: Generation) -> bool:
     return named is not None and named[0] == generation.manifest.generation
 
 
-def _full_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
+def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec) -> Draft:
+    """Return the whole library, without a parent."""
     seqs = library.all_live_seqs(last_seq)
     return Draft(
-        parent=parent,
+        parent=None,
         kept=(),
         added=library.vectors_at(seqs.tolist(), number),
         added_rows=len(seqs),
@@ -77,9 +80,8 @@ def _full_draft(library: Library, number: int, parent: Generation | None, last_s
     )
 
 
-def _next_draft(library: Library, number: int, parent: Generation | None, last_seq: int, spec: EncoderSpec) -> Draft:
+def _next_draft(library: Library, number: int, parent: Generation, last_seq: int, spec: EncoderSpec) -> Draft:
     """Return the parent plus what changed since: dead rows, revived rows, and a new segment for the rest."""
-    assert parent is not None, "the next generation has a parent"
     dead, added = _changed_rows(library, parent, last_seq)
     kept = _segments_to_keep(parent, dead, len(added))
     dropped = parent.segments[len(kept) :]
