@@ -31,7 +31,7 @@ from measuring import keep
 from numpy.typing import NDArray
 
 from semsearch import Searcher, imports_of, update_index
-from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, load_encoder
+from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, Tokenised, load_encoder
 from semsearch.library import text_digest
 from semsearch.readers import Found, read
 
@@ -44,10 +44,10 @@ class LoggingEncoder(LazyEncoder):
 
     log = Path()
 
-    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
+    def encode_passages(self, passages: Sequence[Tokenised]) -> NDArray[np.float32]:
         """Append the batch's text digests to the log, then encode it."""
         with self.log.open("a") as file:
-            file.write(" ".join(text_digest(passage).hex() for passage in passages) + "\n")
+            file.write(" ".join(text_digest(passage.text).hex() for passage in passages) + "\n")
         return super().encode_passages(passages)
 
 

@@ -7,6 +7,7 @@ only file that knows the names inside an index folder:
     CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
     LOCK, REINDEX              held by the one publisher, and for the whole of a reindex
     generations/000042/        manifest.json  tombstones.npy  segments/000041/{vectors.faiss,seqs.npy}
+    networks/                  int8 networks calibrated on these papers, if int8 was asked for
     quarantine/                damaged generations are moved here, never deleted
 """
 
@@ -99,6 +100,11 @@ class IndexFolder:
     def quarantine(self) -> Path:
         """The folder of damaged generations."""
         return self.path / "quarantine"
+
+    @property
+    def networks(self) -> Path:
+        """The folder of the int8 networks that were calibrated on this index's papers."""
+        return self.path / "networks"
 
     def generation(self, number: int) -> Path:
         """The folder of one generation."""

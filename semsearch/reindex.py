@@ -1,27 +1,39 @@
 """How do papers from sources become a published generation?
 
 The writing corridor: sources -> library -> encoder -> generation. A paper's version and its vector are committed
-together, batch by batch, so a run that is killed has lost at most the batch it was encoding, and the next run goes on
-from there.
+together, batch by batch, so a run that is killed has lost no more than the batches it was encoding and committing, and
+the next run goes on from there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
+from semsearch.calibration import calibrated
 from semsearch.durable import exclusive_lock
-from semsearch.encoders import DEFAULT_MODEL, Encoder, LazyEncoder, ModelFolder, checked, load_encoder
+from semsearch.encoders import (
+    DEFAULT_MODEL,
+    GPU_IF_ANY,
+    INT8_SUFFIX,
+    Encoder,
+    LazyEncoder,
+    ModelFolder,
+    find_model,
+    load_encoder,
+)
+from semsearch.encoding import EncodedBatch, EncodingLine
 from semsearch.errors import NoGenerationError, SemsearchError, SourceError
 from semsearch.generation import Generation, IndexFolder, open_current
-from semsearch.library import Embedding, Library, content_digest, text_digest
+from semsearch.library import Library, content_digest
 from semsearch.papers import Paper
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
-_WINDOW_PAPERS = 256  # enough to batch by length, few enough to stay in the cache while they are compared
-_MAX_BATCH_TEXTS = 256
+Precision = Literal["float32", "int8"]
+
+_WINDOW_PAPERS = 256  # few enough to stay in the cache while they are compared
 _KEPT_REJECTIONS = 1_000
 _LOCK_WAIT_SECONDS = 2.0  # a service that starts looks into the lock for an instant
 
@@ -94,6 +106,7 @@ def update_index(
     imports: Sequence[Import],
     *,
     model: str | None = None,
+    precision: Precision | None = None,
     device: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     load: Callable[[ModelFolder, str | None], Encoder] = load_encoder,
@@ -104,6 +117,9 @@ def update_index(
     holds are deleted, provided that all of it could be read. With `strict`, the first bad record ends the run.
 
     :param model: defaults to the one that the index was made with, or the packaged one for a new index.
+    :param precision: "int8" encodes with a smaller network, calibrated on some of the papers: another vector space.
+        Defaults to what the index was made with, or "float32".
+    :param device: defaults to the GPU where there is one, else to the processor.
     :raises IndexBusyError: if another reindex of this index is running.
     :raises IndexMissingError: without imports, if there is no index.
     :raises SourceError: with `strict`, naming the bad record; what was read before it stays in the library. Also if no
@@ -118,21 +134,21 @@ def update_index(
         if parent:
             check_made_from(library, parent)
         made_by = parent.manifest.encoder.name if parent else library.main_encoder()
-        found = ModelFolder.find(model or made_by or DEFAULT_MODEL)
-        if parent and model is None:
+        name = model or made_by or DEFAULT_MODEL
+        if precision == "int8":
+            found = calibrated(name, folder.networks, library, _papers_of(imports))
+        else:
+            found = find_model(name.removesuffix(INT8_SUFFIX) if precision else name, folder.networks)
+        if parent and model is None and precision is None:
             _check_same_space(folder, parent, found)
-        run = _Run(library, LazyEncoder(found, device, load), on_progress or (lambda progress: None))
-        library.start_sightings()
-        for each in imports:
-            run.bring_in(each)
-        if run.report.failures and not library.last_seq():
-            raise SourceError("; ".join(run.report.failures))  # rather than publish an index of nothing
         same_space = parent and parent.manifest.encoder.fingerprint == found.spec.fingerprint
-        run.encode_missing(after=parent.manifest.last_seq if parent and same_space else 0)
+        number = library.encoder_number(found.spec.fingerprint, found.spec.name)
+        with EncodingLine(library, LazyEncoder(found, device or GPU_IF_ANY, load), number) as line:
+            run = _Run(library, number, line, on_progress or (lambda progress: None))
+            run.bring_in_all(imports)
+            run.encode_missing(after=parent.manifest.last_seq if parent and same_space else 0)
         generation = publish_pending(folder, library, found.spec)
-        run.report.generation = generation.manifest.generation
-        run.report.papers = generation.papers
-        return run.report
+        return run.reported(generation)
 
 
 def _open_library(folder: IndexFolder) -> Library:
@@ -147,6 +163,15 @@ def _live_generation(folder: IndexFolder) -> Generation | None:
         return open_current(folder)
     except NoGenerationError:
         return None
+
+
+def _papers_of(imports: Sequence[Import]) -> Iterator[Paper]:
+    """Yield the papers of all sources that can be read twice."""
+    for each in imports:
+        for path in each.sources:
+            if str(path) != "-":
+                found = read(path, format=each.format, default_source=each.origin)
+                yield from (entry.paper for entry in found if isinstance(entry, Found))
 
 
 def _check_same_space(folder: IndexFolder, parent: Generation, found: ModelFolder) -> None:
@@ -165,24 +190,43 @@ def _count_before(window: Sequence[Found | Rejected], first: Sequence[Found], ba
     return sum(places[entry.place] < places[bad.place] for entry in first)
 
 
-class _Text(NamedTuple):
-    digest: bytes
-    text: str
-    tokens: int
-
-
 class _Run:
     """One run of one writer: what it works with and what it has done so far."""
 
-    def __init__(self, library: Library, encoder: Encoder, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, library: Library, number: int, line: EncodingLine, on_progress: Callable[[Progress], None]
+    ) -> None:
         self.report = ReindexReport()
         self._library = library
-        self._encoder = encoder
-        self._number = library.encoder_number(encoder.spec.fingerprint, encoder.spec.name)
+        self._number = number
+        self._line = line
         self._on_progress = on_progress
         self._bytes: int | None = None  # of the current import, and how much of it is read
         self._bytes_read = 0
-        self._done_before = 0  # papers of the imports before it
+        self._taken = 0  # papers read and compared, in all
+        self._taken_before = 0  # of the imports before this one
+        self._changed: set[str] = set()  # ids of papers underway that the library knew before
+        self._caught_up = 0
+
+    def bring_in_all(self, imports: Sequence[Import]) -> None:
+        """Bring the library up to these imports.
+
+        :raises SourceError: if nothing at all could be read: rather than publish an index of nothing.
+        """
+        self._library.start_sightings()
+        for each in imports:
+            self.bring_in(each)
+        if self.report.failures and not self._library.last_seq():
+            raise SourceError("; ".join(self.report.failures))
+
+    def reported(self, published: Generation) -> ReindexReport:
+        """Return the report, complete."""
+        self.report.encoded = self._line.encoded
+        self.report.encoder_calls = self._line.encoder_calls
+        self.report.truncated = self._line.truncated
+        self.report.generation = published.manifest.generation
+        self.report.papers = published.papers
+        return self.report
 
     # One import: read, compare, encode and commit what is new, delete what is gone.
 
@@ -191,7 +235,7 @@ class _Run:
         sizes = [size_of(path) for path in source.sources]
         self._bytes = None if None in sizes else sum(size or 0 for size in sizes)
         self._bytes_read = 0
-        self._done_before = self._done
+        self._taken_before = self._taken
         failures_before = len(self.report.failures)
         unidentified = 0
         entries = self._entries(source)
@@ -207,9 +251,11 @@ class _Run:
                 self.report.reject(entry)
             self._add(source, [entry.paper for entry in first])
             if source.strict and (bad_records := repeated or rejected):
+                self._commit(source, self._line.rest())
                 bad = bad_records[0]
                 raise SourceError(f"{bad.place}: {bad.reason}; fix the record, or run without --strict to skip it")
             unidentified += sum(entry.paper_id is None for entry in rejected)
+        self._commit(source, self._line.rest())
         if source.sync:
             self._delete_gone(source.origin, unidentified, len(self.report.failures) > failures_before)
 
@@ -241,35 +287,36 @@ class _Run:
         return [entry for paper_id, entry in first.items() if paper_id not in before], repeated
 
     def _add(self, source: Import, papers: Sequence[Paper]) -> None:
-        report = self.report
         known = self._library.known_contents(source.origin, [paper.paper_id for paper in papers])
         fresh: list[Paper] = []
-        kinds: dict[str, bool] = {}
         for paper in papers:
             before = known.get(paper.paper_id)
             if before == content_digest(paper.to_json()):
-                report.unchanged += 1
+                self.report.unchanged += 1
             else:
                 fresh.append(paper)
-                kinds[paper.paper_id] = before is None
-        self._tell(source)
-        for batch, embeddings in self._encoded(fresh):
-            self._library.add_versions(source.origin, batch, embeddings, self._number)
-            news = sum(kinds[paper.paper_id] for paper in batch)
-            report.new += news
-            report.changed += len(batch) - news
-            self._tell(source)
+                if before is not None:
+                    self._changed.add(paper.paper_id)
+        self._taken += len(papers)
+        self._tell(source.origin)
+        self._commit(source, self._line.put(fresh))
 
-    @property
-    def _done(self) -> int:
-        return self.report.new + self.report.changed + self.report.unchanged
+    def _commit(self, source: Import, batches: Iterable[EncodedBatch]) -> None:
+        for papers, embeddings in batches:
+            self._library.add_versions(source.origin, papers, embeddings, self._number)
+            changed = self._changed.intersection(paper.paper_id for paper in papers)
+            self._changed -= changed
+            self.report.changed += len(changed)
+            self.report.new += len(papers) - len(changed)
+            self._tell(source.origin)
 
-    def _tell(self, source: Import) -> None:
+    def _tell(self, source: str) -> None:
+        done = self.report.new + self.report.changed + self.report.unchanged
         expected = None
         if self._bytes and self._bytes_read:
-            whole = round((self._done - self._done_before) * self._bytes / self._bytes_read)
-            expected = max(self._done, self._done_before + whole)
-        self._on_progress(Progress(source.origin, self._done, expected, self.report.encoded))
+            whole = round((self._taken - self._taken_before) * self._bytes / self._bytes_read)
+            expected = max(self._taken, self._taken_before + whole)
+        self._on_progress(Progress(source, done, expected, self._line.encoded))
 
     def _delete_gone(self, origin: str, unidentified: int, incomplete: bool) -> None:
         gone = self._library.unsighted(origin)
@@ -278,7 +325,7 @@ class _Run:
             why = "it could not be read to its end"
         elif unidentified:
             why = f"{unidentified} bad records have no readable id"
-        elif self._done == self._done_before:
+        elif self._taken == self._taken_before:
             why = "it holds no papers at all"
         if gone and why:
             self.report.failures.append(
@@ -287,48 +334,16 @@ class _Run:
         elif gone:
             self.report.deleted += len(self._library.delete(gone, origin))
 
-    # Encoding
-
     def encode_missing(self, after: int) -> None:
         """Encode what only another encoder has encoded since seq `after`: all of it after a change of model."""
         seqs = self._library.unencoded_seqs(self._number, after)
         for start in range(0, len(seqs), _WINDOW_PAPERS):
             versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS])
-            for _, embeddings in self._encoded([version.paper for version in versions.values()]):
-                self._library.add_embeddings(embeddings, self._number)
-            self._on_progress(Progress("library", start + len(versions), len(seqs), self.report.encoded))
+            self._add_embeddings(self._line.put([version.paper for version in versions.values()]), len(seqs))
+        self._add_embeddings(self._line.rest(), len(seqs))
 
-    def _encoded(self, papers: Sequence[Paper]) -> Iterator[tuple[list[Paper], list[Embedding]]]:
-        """Yield the papers in batches together with the embeddings that their texts still lacked."""
-        sharing: dict[bytes, list[Paper]] = {}  # papers by the text they share: one text is encoded once
-        for paper in papers:
-            sharing.setdefault(text_digest(paper.text), []).append(paper)
-        missing = self._library.missing_texts(list(sharing), self._number)
-        encoded_already = [paper for digest, group in sharing.items() if digest not in missing for paper in group]
-        if encoded_already:
-            yield encoded_already, []
-        for batch in self._batches({digest: group[0].text for digest, group in sharing.items() if digest in missing}):
-            yield [paper for text in batch for paper in sharing[text.digest]], self._encode(batch)
-
-    def _batches(self, texts: dict[bytes, str]) -> Iterator[list[_Text]]:
-        """Yield the texts in batches of like length, so that little is padding."""
-        if not texts:
-            return
-        counts = self._encoder.count_tokens(list(texts.values()))
-        by_length = sorted(map(_Text, texts, texts.values(), counts), key=lambda text: text.tokens)
-        batch: list[_Text] = []
-        for text in by_length:
-            padded = (len(batch) + 1) * min(text.tokens, self._encoder.spec.max_tokens)
-            if batch and (padded > self._encoder.batch_tokens or len(batch) == _MAX_BATCH_TEXTS):
-                yield batch
-                batch = []
-            batch.append(text)
-        yield batch
-
-    def _encode(self, batch: Sequence[_Text]) -> list[Embedding]:
-        spec = self._encoder.spec
-        vectors = checked(self._encoder.encode_passages([text.text for text in batch]), len(batch), spec.dimension)
-        self.report.encoder_calls += 1
-        self.report.encoded += len(batch)
-        self.report.truncated += sum(text.tokens > spec.max_tokens for text in batch)
-        return [Embedding(text.digest, vector, text.tokens) for text, vector in zip(batch, vectors, strict=True)]
+    def _add_embeddings(self, batches: Iterable[EncodedBatch], expected: int) -> None:
+        for papers, embeddings in batches:
+            self._library.add_embeddings(embeddings, self._number)
+            self._caught_up += len(papers)
+            self._on_progress(Progress("library", self._caught_up, expected, self._line.encoded))

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, checked
+from semsearch.encoders import Encoder, LazyEncoder, checked, find_model
 from semsearch.errors import EncoderError, PaperNotFoundError, RecordError
 from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Library
@@ -103,7 +103,7 @@ class Searcher:
         """
         folder = IndexFolder(Path(path))
         generation = open_current(folder)
-        encoder = LazyEncoder(ModelFolder.find(generation.manifest.encoder.name), device)
+        encoder = LazyEncoder(find_model(generation.manifest.encoder.name, folder.networks), device)
         library = Library.open(folder.library)
         try:
             check_made_from(library, generation)
@@ -159,7 +159,7 @@ class Searcher:
         """
         started = time.perf_counter()
         text = clean_query(f"{title} {abstract}".strip())
-        vector = checked(self.encoder.encode_passages([text]), 1, self.encoder.spec.dimension)[0]
+        vector = checked(self.encoder.encode_passages(self.encoder.tokenise([text])), 1, self.encoder.spec.dimension)[0]
         return self._answer(vector, np.empty(0, dtype=np.int64), limit, offset, started)
 
     def paper(self, paper_id: str) -> Paper:

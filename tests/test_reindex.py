@@ -7,7 +7,8 @@ from conftest import FakeEncoder, FakeLoader, Index, make_paper, write_jsonl
 from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
-from semsearch.encoders import ModelFolder
+from semsearch.encoders import ModelFolder, Tokenised
+from semsearch.encoding import MOST_UNCOMMITTED
 from semsearch.errors import (
     EncoderError,
     IndexBusyError,
@@ -192,7 +193,7 @@ class _Broken(FakeEncoder):
         super().__init__(model.spec)
         self._spoil = spoil
 
-    def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
+    def encode_passages(self, passages: Sequence[Tokenised]) -> NDArray[np.float32]:
         vectors = super().encode_passages(passages)
         if len(self.passages) <= 2:
             return vectors
@@ -209,7 +210,7 @@ class _Broken(FakeEncoder):
 def test_an_unusable_vector_stops_the_run_before_anything_is_published(
     tmp_path: Path, loader: FakeLoader, spoil: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("semsearch.reindex._MAX_BATCH_TEXTS", 10)
+    monkeypatch.setattr("semsearch.encoding._MOST_TEXTS", 10)
     source = write_jsonl(tmp_path / "s.jsonl", [make_paper(number) for number in range(40)])
     with pytest.raises(EncoderError, match=message):
         update_index(tmp_path / "index", [Import("s", (source,))], load=lambda model, device: _Broken(model, spoil))
@@ -222,7 +223,7 @@ def test_an_unusable_vector_stops_the_run_before_anything_is_published(
 def test_an_interrupted_run_goes_on_where_it_was(
     tmp_path: Path, loader: FakeLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("semsearch.reindex._MAX_BATCH_TEXTS", 10)
+    monkeypatch.setattr("semsearch.encoding._MOST_TEXTS", 10)
     source = write_jsonl(tmp_path / "s.jsonl", [make_paper(number) for number in range(40)])
 
     def interrupt(progress: Progress) -> None:
@@ -233,7 +234,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
         update_index(tmp_path / "index", [Import("s", (source,))], load=loader, on_progress=interrupt)
     report = update_index(tmp_path / "index", [Import("s", (source,))], load=loader)
     assert counts(report) == (20, 0, 20, 0)
-    assert sorted(loader.encoded) == sorted({paper.text for paper in map(make_paper, range(40))})
+    assert set(loader.encoded) == {paper.text for paper in map(make_paper, range(40))}
+    assert len(loader.encoded) <= 40 + MOST_UNCOMMITTED * 10
 
 
 def test_progress_counts_up_to_what_it_expects(tmp_path: Path, loader: FakeLoader) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from conftest import FakeEncoder, Index, make_paper, write_jsonl
+from conftest import FakeEncoder, Index, make_paper, passage_vectors, write_jsonl
 from numpy.typing import NDArray
 
-from semsearch.encoders import EncoderSpec
+from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.errors import EncoderError, PaperNotFoundError
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
@@ -122,9 +122,9 @@ def test_related_to_several_papers_is_nearest_to_their_mean_without_them(searche
     answer = searcher.related(["p3", "p10", "p3"], 10)
     assert not {"p3", "p10"} & set(ids(answer))
     assert answer.total == 88
-    mean = searcher.encoder.encode_passages([PAPERS[3].text, PAPERS[10].text]).mean(axis=0)
+    mean = passage_vectors(searcher.encoder, [PAPERS[3].text, PAPERS[10].text]).mean(axis=0)
     scores = {
-        paper.paper_id: float(searcher.encoder.encode_passages([paper.text])[0] @ mean / np.linalg.norm(mean))
+        paper.paper_id: float(passage_vectors(searcher.encoder, [paper.text])[0] @ mean / np.linalg.norm(mean))
         for paper in PAPERS
         if paper.paper_id not in ("p3", "p10")
     }
@@ -202,9 +202,9 @@ def test_a_paper_purged_after_the_publish_is_left_out(searcher: Searcher) -> Non
 
 def test_opposite_papers_have_nothing_between_them(tmp_path: Path, fake_encoder: FakeEncoder) -> None:
     class Opposites(FakeEncoder):
-        def encode_passages(self, passages: Sequence[str]) -> NDArray[np.float32]:
+        def encode_passages(self, passages: Sequence[Tokenised]) -> NDArray[np.float32]:
             rows = np.zeros((len(passages), self.spec.dimension), dtype=np.float32)
-            rows[:, 0] = [-1.0 if "minus" in passage else 1.0 for passage in passages]
+            rows[:, 0] = [-1.0 if "minus" in passage.text else 1.0 for passage in passages]
             return rows
 
     source = write_jsonl(tmp_path / "s.jsonl", [make_paper(1, words="plus"), make_paper(2, words="minus")])

@@ -11,7 +11,7 @@ from shutil import rmtree
 from typing import Any
 
 import pytest
-from conftest import FakeEncoder, make_paper
+from conftest import FakeEncoder, make_paper, passage_vectors
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from pydantic import BaseModel
@@ -62,8 +62,8 @@ DEEP = make_paper(2, paper_id="doi:10.1038/nature14539", title="Deep learning", 
 PAPERS = [TRANSFORMER, DEEP, *(make_paper(number) for number in range(3, 31))]
 
 
-def find_fake(name: str) -> ModelFolder:
-    return ModelFolder(Path("nowhere"), {"fake": SPEC, "other": OTHER_SPEC}.get(name, SPEC), "")
+def find_fake(name: str, networks: Path) -> ModelFolder:
+    return ModelFolder(Path("nowhere"), {"fake": SPEC, "other": OTHER_SPEC}.get(name, SPEC), "", "")
 
 
 def load_fake(model: ModelFolder, device: str | None = None) -> Encoder:
@@ -73,7 +73,7 @@ def load_fake(model: ModelFolder, device: str | None = None) -> Encoder:
 def add(index: Path, papers: Sequence[Paper], spec: EncoderSpec = SPEC) -> None:
     """Commit the papers to the library without publishing them, as a reindex that was killed does."""
     encoder = FakeEncoder(spec)
-    vectors = encoder.encode_passages([paper.text for paper in papers])
+    vectors = passage_vectors(encoder, [paper.text for paper in papers])
     embeddings = [Embedding(text_digest(paper.text), vector, 9) for paper, vector in zip(papers, vectors, strict=True)]
     with Library.create(IndexFolder(index).library) as library:
         library.add_versions("test", papers, embeddings, library.encoder_number(spec.fingerprint, spec.name))
@@ -268,7 +268,7 @@ def test_an_unknown_seed_is_not_found(client: TestClient) -> None:
 
 def test_seeds_that_cancel_out_are_refused(tmp_path: Path) -> None:
     papers = [make_paper(1), make_paper(2)]
-    vector = FakeEncoder(SPEC).encode_passages(["word"])[0]
+    vector = passage_vectors(FakeEncoder(SPEC), ["word"])[0]
     embeddings = [Embedding(text_digest(papers[0].text), vector, 9), Embedding(text_digest(papers[1].text), -vector, 9)]
     with Library.create(IndexFolder(tmp_path).library) as library:
         library.add_versions("test", papers, embeddings, library.encoder_number(SPEC.fingerprint, SPEC.name))
@@ -585,8 +585,8 @@ def test_another_encoder_is_loaded_beside_the_old_one(tmp_path: Path) -> None:
 
 def test_an_encoder_that_is_not_the_indexs_is_not_used(tmp_path: Path) -> None:
     publish(tmp_path, PAPERS[:10])
-    foreign = ModelFolder(Path("nowhere"), replace(SPEC, fingerprint="0" * 64), "")
-    with service(tmp_path, ready=False, find_model=lambda name: foreign) as client:
+    foreign = ModelFolder(Path("nowhere"), replace(SPEC, fingerprint="0" * 64), "", "")
+    with service(tmp_path, ready=False, find_model=lambda name, networks: foreign) as client:
         eventually(lambda: state(client) == (503, "encoder"))
 
 

@@ -8,7 +8,8 @@ anywhere. Reading a spec loads neither torch nor the weights.
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from semsearch.errors import EncoderError
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+INT8_SUFFIX = "@int8"
+"""Ends the name of a vector space that an int8 network makes."""
+
 _DEFAULT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the names sentence-transformers looks for, in its order
@@ -39,6 +43,9 @@ class ModelFolder:
     path: Path
     spec: EncoderSpec
     passage_prompt: str
+    query_prompt: str
+    network: Path | None = None
+    """The folder of the int8 network that stands for the weights, if one does."""
 
     @classmethod
     def find(cls, name: str = DEFAULT_MODEL) -> "ModelFolder":
@@ -55,7 +62,7 @@ class ModelFolder:
 
     @classmethod
     def _read(cls, name: str, folder: Path) -> "ModelFolder":
-        modules = _json(folder / "modules.json")
+        modules = read_json(folder / "modules.json")
         if not modules:
             raise EncoderError(f"{folder} is no sentence-transformers model: it has no modules.json")
         weights = sorted(path for path in folder.rglob("*.safetensors"))
@@ -80,7 +87,20 @@ class ModelFolder:
         fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
         passage_prompt = next((prompts[key] for key in _PASSAGE_PROMPTS if prompts.get(key)), "")
         spec = EncoderSpec(name, fingerprint, identity["dimension"], identity["max_tokens"])
-        return cls(folder, spec, passage_prompt)
+        return cls(folder, spec, passage_prompt, prompts.get("query", ""))
+
+    def in_int8(self, network: Path, digests: Sequence[str]) -> "ModelFolder":
+        """Return this model with its int8 network in place of the weights: another vector space.
+
+        :param digests: the sha256 of the network's files, in a fixed order.
+        """
+        identity = " ".join(["int8", self.spec.fingerprint, *digests])
+        spec = replace(
+            self.spec,
+            name=self.spec.name + INT8_SUFFIX,
+            fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        )
+        return replace(self, spec=spec, network=network)
 
 
 def _default_model() -> ModelFolder:
@@ -126,7 +146,7 @@ def _unsafe_weights(folder: Path, modules: list[dict[str, Any]]) -> Path | None:
 
 def _module_identity(folder: Path, module: dict[str, Any]) -> dict[str, Any]:
     kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-    config = _json(folder / str(module.get("path", "")) / "config.json") or {} if module.get("path") else {}
+    config = read_json(folder / str(module.get("path", "")) / "config.json") or {} if module.get("path") else {}
     if kind == "Pooling":
         return {"type": kind, "modes": _pooling_modes(config), "include_prompt": config.get("include_prompt", True)}
     return {"type": kind, "config": config}
@@ -148,19 +168,19 @@ def _pooling_modes(config: dict[str, Any]) -> list[str]:
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    config = _json(folder / "config_sentence_transformers.json") or {}
+    config = read_json(folder / "config_sentence_transformers.json") or {}
     prompts = {key: value for key, value in (config.get("prompts") or {}).items() if value}
     default = config.get("default_prompt_name")
     return prompts | ({"default": default} if default else {})
 
 
 def _max_tokens(folder: Path) -> int:
-    explicit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+    explicit = (read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
     if explicit:
         return int(explicit)
     limits = (
-        (_json(folder / "config.json") or {}).get("max_position_embeddings"),
-        (_json(folder / "tokenizer_config.json") or {}).get("model_max_length"),
+        (read_json(folder / "config.json") or {}).get("max_position_embeddings"),
+        (read_json(folder / "tokenizer_config.json") or {}).get("model_max_length"),
     )
     known = [int(limit) for limit in limits if limit]
     if not known:
@@ -171,7 +191,7 @@ def _max_tokens(folder: Path) -> int:
 def _dimension(folder: Path, modules: list[dict[str, Any]]) -> int:
     dimension = 0
     for module in modules:
-        config = _json(folder / str(module.get("path", "")) / "config.json") or {}
+        config = read_json(folder / str(module.get("path", "")) / "config.json") or {}
         if "word_embedding_dimension" in config:
             dimension = int(config["word_embedding_dimension"]) * len(_pooling_modes(config))
         elif "embedding_dimension" in config:
@@ -182,7 +202,11 @@ def _dimension(folder: Path, modules: list[dict[str, Any]]) -> int:
     return dimension
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Return what a model's JSON file holds, None if there is no such file.
+
+    :raises EncoderError: if it cannot be read.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

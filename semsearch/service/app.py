@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from semsearch import __version__
-from semsearch.encoders import ModelFolder, load_encoder
+from semsearch.encoders import find_model, load_encoder
 from semsearch.generation import IndexFolder
 from semsearch.service.gate import Gate, Limits
 from semsearch.service.live import FindModel, LiveSearcher, LoadEncoder
@@ -20,7 +20,7 @@ def create_app(
     index: Path,
     *,
     device: str | None = None,
-    find_model: FindModel = ModelFolder.find,
+    find_model: FindModel = find_model,
     load_encoder: LoadEncoder = load_encoder,
     poll_seconds: float = 0.5,
     limits: Limits | None = None,

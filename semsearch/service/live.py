@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from semsearch.durable import exclusive_lock
@@ -30,7 +31,7 @@ from semsearch.search import Searcher
 logger = logging.getLogger(__name__)
 
 LoadEncoder = Callable[[ModelFolder, str | None], Encoder]
-FindModel = Callable[[str], ModelFolder]
+FindModel = Callable[[str, Path], ModelFolder]
 Reason = Literal["none", "opening", "no_index", "no_generation", "damaged", "encoder", "older_generation", "failed"]
 
 _FIRST_RETRY_SECONDS = 0.5
@@ -197,7 +198,7 @@ class LiveSearcher:
         return (
             generation.manifest.encoder
             if generation
-            else self._find_model(library.main_encoder() or DEFAULT_MODEL).spec
+            else self._find_model(library.main_encoder() or DEFAULT_MODEL, self._folder.networks).spec
         )
 
     def _swap(self, library: Library, generation: Generation) -> None:
@@ -209,7 +210,7 @@ class LiveSearcher:
         """Return the encoder in use if it makes this vector space, else a new one, loaded beside it."""
         if self._searcher and self._searcher.encoder.spec.fingerprint == spec.fingerprint:
             return self._searcher.encoder
-        model = self._find_model(spec.name)
+        model = self._find_model(spec.name, self._folder.networks)
         if model.spec.fingerprint != spec.fingerprint:  # before seconds go into loading it
             raise EncoderError(
                 f"the index was made with {spec.name} ({spec.fingerprint[:12]}), but that name now gives another "
