@@ -81,14 +81,14 @@ def _paging_options(command: _Command) -> _Command:
 @click.version_option(__version__, package_name="semsearch", message="semsearch %(version)s")
 @click.option("--verbose", "-v", is_flag=True, help="Say on stderr what is going on inside.")
 def cli(verbose: bool) -> None:
-    r"""Semantic search over scientific-paper abstracts, on your own machine.
+    """Semantic search over scientific-paper abstracts, on your own machine.
 
     \b
     semsearch index papers.jsonl.zst            papers in (run again when new ones come)
     semsearch search "next topic prediction"    nearest papers out
     semsearch related 1706.03762                papers like this one
     semsearch serve                             the same in a browser, and as an HTTP API
-    """
+    """  # noqa: D301  # click wants the character \b itself, before lines that it shall not wrap
     import logging
 
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)

@@ -258,6 +258,10 @@ def test_every_command_has_help(run: Run, command: str) -> None:
     assert "[default: indexes/default]" in out
 
 
+def test_help_shows_its_examples_a_line_each(run: Run) -> None:
+    assert '\n  semsearch search "next topic prediction"    nearest papers out\n' in run("--help")[1]
+
+
 def test_the_version_is_the_packages(run: Run) -> None:
     from semsearch import __version__
 
