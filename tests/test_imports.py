@@ -23,6 +23,7 @@ WALK = [
     "reindex",
     "search",
     "verify",
+    "evaluate",
     "envelope",
     "service",
     "cli",
