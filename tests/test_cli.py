@@ -1,6 +1,8 @@
 """The command line as people and scripts use it: exit code, standard output, standard error."""
 
+import hashlib
 import json
+import math
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -204,7 +206,7 @@ def test_changes_that_are_not_searchable_yet_are_named(run: Run, papers: Path, t
 
 
 @pytest.mark.parametrize(
-    "command", [("search", "x"), ("related", "x"), ("delete", "x"), ("stats",), ("verify",), ("serve",)]
+    "command", [("search", "x"), ("related", "x"), ("delete", "x"), ("stats",), ("verify",), ("serve",), ("eval",)]
 )
 def test_without_an_index_every_command_says_how_to_make_one(run: Run, command: tuple[str, ...]) -> None:
     code, out, err = run(*command, "--index", "nothing-here")
@@ -245,15 +247,194 @@ def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPa
     assert err.strip().startswith("Interrupted. Everything committed so far is safe")
 
 
-@pytest.mark.parametrize("command", ["index", "search", "related", "delete", "purge", "serve", "stats", "verify"])
+@pytest.mark.parametrize(
+    "command", ["index", "search", "related", "delete", "purge", "serve", "stats", "verify", "eval"]
+)
 def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "--index FOLDER" in out
-    assert "[default: indexes/default]" in out
+    assert "[default: indexes/default" in out
+    assert "\\b" not in out
+
+
+def test_help_shows_its_examples_a_line_each(run: Run) -> None:
+    assert '\n  semsearch search "next topic prediction"    nearest papers out\n' in run("--help")[1]
+    assert "\n  semsearch eval --index indexes/mine --fail-under 0.95\n" in run("eval", "--help")[1]
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
     from semsearch import __version__
 
     assert run("--version") == (0, f"semsearch {__version__}\n", "")
+
+
+# eval
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """Return a judged set whose first query finds its paper first, whose second second, whose third never."""
+    folder = tmp_path / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [
+        {"_id": "w", "title": "Songs of whales", "text": "whales sing long songs in the deep sea"},
+        {"_id": "b", "title": "Birdsong", "text": "birds learn songs from their parents"},
+        {"_id": "s", "title": "Prices", "text": "stock prices follow a random walk"},
+        {"_id": "empty", "title": "Nothing in it", "text": ""},
+    ]
+    queries = {"1": "what songs do whales sing", "2": "what songs do whales sing in the sea", "3": "empty"}
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(paper) + "\n" for paper in corpus))
+    lines = [json.dumps({"_id": query, "text": text}) for query, text in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(lines))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tw\t1\n2\tb\t1\n3\tempty\t1\n")
+    return folder
+
+
+def test_eval_of_a_judged_set(run: Run, judged: Path, tmp_path: Path) -> None:
+    code, out, err = run("eval", "tiny", "--json")
+    assert code == 0
+    assert err.splitlines() == [
+        "Note: 1 records of the corpus are no papers to semsearch (no text, most often)",
+        "Note: 1 relevant papers are not indexed for one of these reasons, and count as not found",
+        "skipped corpus.jsonl:4: the record has no abstract, or a blank one "
+        "(looked for: abstract, summary, text, description)",
+    ]
+    figures = json.loads(out)
+    assert figures["nDCG@10"] == pytest.approx((1 + 1 / math.log2(3) + 0) / 3, abs=1e-6)
+    assert figures["recall@100"] == pytest.approx(2 / 3, abs=1e-6)
+    assert figures["MRR"] == pytest.approx((1 + 1 / 2 + 0) / 3, abs=1e-6)
+    assert figures["queries"] == 3
+    for name in ("nDCG@10", "recall@100", "MRR"):
+        low, high = figures["intervals_95"][name]
+        assert 0 <= low < figures[name] < high <= 1
+    assert (figures["corpus"], figures["split"], figures["mode"], figures["papers"]) == ("tiny", "test", "dense", 3)
+    assert figures["corpus_sha256"] == hashlib.sha256((judged / "corpus.jsonl").read_bytes()).hexdigest()
+    assert figures["model"]["fingerprint"] == ModelFolder.find().spec.fingerprint
+    assert figures["encoded"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"], "the index was temporary"
+
+
+def test_eval_keeps_an_index_and_encodes_nothing_again(run: Run, judged: Path) -> None:
+    first = json.loads(run("eval", "tiny", "--index", "kept", "--json")[1])
+    second = json.loads(run("eval", "tiny", "--index", "kept", "--json")[1])
+    assert (first["encoded"], second["encoded"]) == (3, 0)
+    assert {name: first[name] for name in ("nDCG@10", "intervals_95", "questions_sha256")} == {
+        name: second[name] for name in ("nDCG@10", "intervals_95", "questions_sha256")
+    }
+    assert run("verify", "--index", "kept")[0] == 0
+
+
+def test_eval_refuses_to_fill_an_index_of_other_papers(run: Run, judged: Path, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, _, err = run("eval", "tiny", "--index", "indexes/default")
+    assert code == 1
+    assert "indexes/default holds papers that are not in tiny/corpus.jsonl, such as p1" in err
+    assert json.loads(run("stats", "--json")[1])["papers"] == 3
+
+
+def test_eval_as_a_table_and_against_an_earlier_run(run: Run, judged: Path) -> None:
+    code, out, _ = run("eval", "tiny", "--index", "kept", "--save", "before.json")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("tiny, split test: 3 papers, dense search, all-MiniLM-L6-v2 (")
+    assert lines[3].split()[:3] == ["nDCG@10", "3", "0.5436"]
+    saved = json.loads(Path("before.json").read_text())
+    assert saved["per_query"]["judged"]["2"]["MRR"] == 0.5
+    code, out, _ = run("eval", "tiny", "--index", "kept", "--against", "before.json", "--json")
+    assert code == 0
+    assert json.loads(out)["compared"]["nDCG@10"] == {
+        "value": saved["nDCG@10"],
+        "against": saved["nDCG@10"],
+        "difference": 0,
+        "low": 0,
+        "high": 0,
+        "p_value": 1,
+    }
+    saved["per_query"]["judged"]["2"]["MRR"] = 0.0
+    Path("before.json").write_text(json.dumps(saved))
+    compared = json.loads(run("eval", "tiny", "--index", "kept", "--against", "before.json", "--json")[1])["compared"]
+    assert compared["MRR"]["difference"] == pytest.approx(0.5 / 3, abs=1e-6)
+
+
+def test_eval_refuses_to_compare_what_cannot_be_compared(run: Run, judged: Path) -> None:
+    run("eval", "tiny", "--index", "kept", "--save", "before.json")
+    with (judged / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "new", "title": "New", "text": "one more paper"}\n')
+    code, out, err = run("eval", "tiny", "--index", "kept", "--against", "before.json")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: the earlier run was over other papers: tiny (")
+    code, _, err = run("eval", "--index", "kept", "--against", "before.json")
+    assert code == 1
+    assert err.startswith("Error: the earlier run was over other papers")
+    assert json.loads(run("stats", "--index", "kept", "--json")[1])["papers"] == 3, "it was refused before any work"
+
+
+def test_eval_asks_an_index_for_what_it_holds(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, out, _ = run("eval", "--sample", "2", "--seed", "5", "--json", "--save", "run.json")
+    assert code == 0
+    answer = json.loads(out)
+    assert (answer["corpus"], answer["split"], answer["sample"], answer["seed"]) == ("indexes/default", None, 2, 5)
+    assert {test: each["queries"] for test, each in answer["tests"].items()} == {
+        "title": 2,
+        "partial_title": 1,
+        "abstract_half": 2,
+        "name": 0,
+    }
+    assert answer["tests"]["abstract_half"]["MRR"] == 1, "the words of an abstract find it"
+    assert answer["tests"]["abstract_half"]["intervals_95"]["first"] == pytest.approx([0.3424, 1], abs=1e-4)
+    code, out, _ = run("eval", "--sample", "2", "--seed", "5", "--against", "run.json")
+    assert code == 0
+    assert out.splitlines()[1].startswith("before: indexes/default: 3 papers")
+    code, _, err = run("eval", "--sample", "2", "--seed", "4", "--against", "run.json")
+    assert code == 1
+    assert "give both the same judged set and split, or the same --sample and --seed" in err
+
+
+def test_eval_below_the_floor_has_an_exit_code_of_its_own(run: Run, judged: Path, papers: Path) -> None:
+    assert run("eval", "tiny", "--index", "kept", "--fail-under", "0.5")[0] == 0
+    code, out, err = run("eval", "tiny", "--index", "kept", "--fail-under", "0.55")
+    assert code == 3
+    assert "nDCG@10" in out, "the figures are shown all the same"
+    assert err.splitlines()[-1] == "nDCG@10 0.543643 is under 0.55"
+    assert run("eval", "--index", "kept", "--fail-under", "0.3")[0] == 0
+    for paper in ("w", "b", "s"):
+        run("delete", paper, "--index", "kept")
+    code, _, err = run("eval", "--index", "kept", "--fail-under", "0.3")
+    assert (code, err) == (1, "Error: no question gives title MRR, so it cannot be compared with 0.3\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tiny", "--sample", "3"), "--sample has no meaning with a FOLDER of judgements"),
+        (("--split", "test"), "--split has no meaning without a FOLDER of judgements"),
+        (("--model", "x"), "--model has no meaning without a FOLDER of judgements"),
+        (("tiny", "--save", "nowhere/run.json"), "--save: there is no folder nowhere"),
+        (("tiny", "--fail-under", "70"), "70.0 is not in the range 0<=x<=1"),
+        (("tiny", "--against", "nothing.json"), "File 'nothing.json' does not exist"),
+        (("tiny", "--mode", "psychic"), "'psychic' is not 'dense'"),
+    ],
+)
+def test_eval_used_wrongly(run: Run, judged: Path, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = run("eval", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_eval_of_a_split_that_is_not_there(run: Run, judged: Path) -> None:
+    assert run("eval", "tiny", "--split", "train") == (1, "", "Error: tiny has no split 'train'; it has test\n")
+
+
+def test_eval_interrupted_says_what_was_kept(run: Run, judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("semsearch.evaluate.ask_judged", interrupted)
+    code, _, err = run("eval", "tiny")
+    assert code == 130
+    assert err.splitlines()[-1] == "Interrupted. Nothing was kept; with --index FOLDER a run goes on where it was."
+    code, _, err = run("eval", "tiny", "--index", "kept")
+    assert code == 130
+    assert "Everything committed so far is safe" in err

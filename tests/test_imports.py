@@ -26,6 +26,7 @@ WALK = [
     "reindex",
     "search",
     "verify",
+    "evaluate",
     "envelope",
     "service",
     "cli",

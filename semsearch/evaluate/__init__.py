@@ -1,0 +1,53 @@
+"""How good are the answers?
+
+```
+measures.py     one ranking and what is relevant -> nDCG@10, recall@100, MRR
+certainty.py    a measure over all questions -> its interval; two runs -> is the difference more than chance
+judged.py       a folder of queries and judgements -> scores
+known_item.py   any index, no judgements -> does it find what is known to be in it
+runs.py         scores and setting -> JSON and back; comparing two runs
+report.py       the same as a table
+```
+
+It stands beside the walk: nothing but the command line uses it. What is evaluated is a function from a query to what
+was found for it, so that it does not matter how that is found.
+"""
+
+from semsearch.evaluate.certainty import Comparison
+from semsearch.evaluate.judged import JudgedSet, Rank, ask_judged, index_corpus
+from semsearch.evaluate.known_item import Find, KnownItems, ask_known
+from semsearch.evaluate.measures import Scores, Subject
+from semsearch.evaluate.report import notes, table
+from semsearch.evaluate.runs import (
+    JUDGED,
+    Run,
+    check_comparable,
+    compare_runs,
+    envelope,
+    load_run,
+    save_run,
+    setting_of,
+)
+
+__all__ = [
+    "JUDGED",
+    "Comparison",
+    "Find",
+    "JudgedSet",
+    "KnownItems",
+    "Rank",
+    "Run",
+    "Scores",
+    "Subject",
+    "ask_judged",
+    "ask_known",
+    "check_comparable",
+    "compare_runs",
+    "envelope",
+    "index_corpus",
+    "load_run",
+    "notes",
+    "save_run",
+    "setting_of",
+    "table",
+]
