@@ -308,7 +308,7 @@ class LexicalIndex:
             scores, seqs = self._hits(_joined(wanted), fetch)
             complete, lowest = len(seqs) < fetch, scores[-1:]
             if allowed is not None:
-                passing = np.isin(seqs, allowed)
+                passing = allowed[np.minimum(np.searchsorted(allowed, seqs), len(allowed) - 1)] == seqs
                 scores, seqs = scores[passing], seqs[passing]
             if complete or (len(seqs) >= k and lowest < scores[k - 1]):
                 tied = scores >= scores[k - 1] if len(seqs) > k else slice(None)
