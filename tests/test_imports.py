@@ -21,9 +21,12 @@ WALK = [
     "calibration",
     "encoding",
     "vectors",
+    "queries",
+    "lexical",
     "generation",
     "publishing",
     "reindex",
+    "evidence",
     "search",
     "verify",
     "evaluate",
@@ -35,6 +38,7 @@ WALK = [
 # Heavy or peculiar libraries, and the only place that may import each.
 HOMES = {
     "faiss": "vectors.py",
+    "tantivy": "lexical.py",
     "torch": "encoders/",
     "sentence_transformers": "encoders/reference.py",
     "transformers": "encoders/reference.py",
@@ -97,7 +101,7 @@ def test_no_pickle_and_no_remote_code() -> None:
             assert word not in text, path
 
 
-HEAVY = ("torch", "faiss", "sentence_transformers", "transformers", "fastapi", "numpy")
+HEAVY = ("torch", "faiss", "tantivy", "sentence_transformers", "transformers", "fastapi", "numpy")
 
 
 def loaded_by(code: str) -> set[str]:

@@ -1,0 +1,422 @@
+"""Which papers hold the words of a query?
+
+BM25 over stemmed titles and abstracts, names with signs in them, authors and ids, in one tantivy index per generation:
+a folder of files that are never changed. The only file that imports tantivy.
+"""
+
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tantivy
+from numpy.typing import NDArray
+from tantivy import Filter, Occur, Query, Tokenizer
+
+from semsearch.durable import write_file
+from semsearch.errors import GenerationDamageError, RecordError
+from semsearch.papers import Paper, normalise_id
+from semsearch.queries import LexicalQuery, Part
+
+RECIPE = "text+title:english,names,authors,ids-1"
+"""Names fields and analysis; an index of another recipe cannot be extended, only written anew from the library."""
+
+SCORE_DECIMALS = 4
+"""A score is a float32 sum over up to hundreds of terms: of one around a hundred, the fifth decimal is noise."""
+
+_MAX_TERM_BYTES = 40
+_WRITER_BYTES = 128_000_000  # about 100,000 papers; then the writer begins another segment
+_META, _MANAGED = "meta.json", ".managed.json"
+_REPLACED = (_META, _MANAGED)  # the only files that tantivy gives a new content under an old name
+_LOCKS = (".tantivy-writer.lock", ".tantivy-meta.lock")
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_COMMON_IDF = math.log(2)  # of a word that half of all papers hold
+_MAX_TERMS = 256
+_SPARE_HITS = 32
+_TERMS_PER_HIT = 2  # a paper allowed by its seq costs 0.7 µs, a hit fetched to see whether it is allowed 2.7 µs
+
+
+# Analysis
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One word of a text as it is indexed, and where it stands: text[start:end] is its spelling there."""
+
+    text: str
+    start: int
+    end: int
+
+
+def _analyzer(tokenizer: Tokenizer, *more: Filter) -> tantivy.TextAnalyzer:
+    builder = tantivy.TextAnalyzerBuilder(tokenizer)
+    for step in (Filter.remove_long(_MAX_TERM_BYTES + 1), Filter.lowercase(), Filter.ascii_fold(), *more):
+        builder = builder.filter(step)
+    return builder.build()
+
+
+# What the split at every sign would take apart: GPT-3.5, k-NN, COVID-19, don't, TCP/IP, C++, C#.
+_NAME = r"W+(?:[-.'’/]W+)*[+#]+|W+(?:[-.'’/]W+)+".replace("W", r"[\p{L}\p{N}]")
+_STEMMED = _analyzer(Tokenizer.simple(), Filter.stemmer("english"))
+_FOLDED = _analyzer(Tokenizer.simple())
+_NAMES = _analyzer(Tokenizer.regex(_NAME))
+_ANALYZERS = {"stemmed": _STEMMED, "folded": _FOLDED, "names": _NAMES}
+
+
+def analyse(text: str) -> list[str]:
+    """Return the text's words as titles and abstracts are indexed: lower case, without accents, stemmed.
+
+    >>> analyse("Naïve Bayes classifiers, state-of-the-art")
+    ['naiv', 'bay', 'classifi', 'state', 'of', 'the', 'art']
+    """
+    return _STEMMED.analyze(text)
+
+
+def terms_of(text: str) -> list[Term]:
+    """Return what `analyse` does, with the places in the text."""
+    return [
+        Term(token.text, token.char_offset_from, token.char_offset_to) for token in _STEMMED.pre_tokenize(text).tokens
+    ]
+
+
+def spellings(text: str) -> dict[str, str]:
+    """Return the distinct terms of a text, each with its first spelling there.
+
+    >>> spellings("Parsers and parsing")
+    {'parser': 'Parsers', 'and': 'and', 'pars': 'parsing'}
+    """
+    found: dict[str, str] = {}
+    for term in terms_of(text):
+        found.setdefault(term.text, text[term.start : term.end])
+    return found
+
+
+# Writing
+
+
+def write_lexical(folder: Path, parent: Path | None, added: Iterable[tuple[int, Paper]], dead: Sequence[int]) -> int:
+    """Write the index that holds the parent's papers without the dead ones and with those added; return their number.
+
+    The parent's files are linked, and never changed. What was written is not yet brought to the disk, which the caller
+    does for all files of the folder: no other file than the index's own is left there.
+
+    tantivy keeps a dead paper's words, and counts them in its statistics, until it merges the segment that holds them.
+    It merges on its own, before this returns: segments of about one size, once there are eight of them.
+
+    :param folder: is made here; must not exist.
+    :param parent: an index of the same recipe.
+    :param added: the seq of each paper's version, and the paper.
+    :param dead: seqs that the parent holds.
+    :raises OSError: if the disk takes no more.
+    """
+    folder.mkdir()
+    if parent is not None:
+        _link(parent, folder)
+    with _tantivy_errors():
+        index = _registered(tantivy.Index(_SCHEMA, str(folder)) if parent is None else tantivy.Index.open(str(folder)))
+        writer = index.writer(_WRITER_BYTES, 1)
+        for seq in dead:
+            writer.delete_documents_by_term("seq", seq)
+    for seq, paper in added:
+        document = _document(seq, paper)
+        with _tantivy_errors():
+            writer.add_document(document)
+    with _tantivy_errors():
+        writer.commit()
+        writer.wait_merging_threads()
+        index.reload()
+        papers: int = index.searcher().num_docs
+    _tidy(folder)
+    return papers
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_integer_field("seq", indexed=True, fast=True)
+    builder.add_text_field("text", tokenizer_name="stemmed")  # the title and the abstract
+    builder.add_text_field("title", tokenizer_name="stemmed")
+    builder.add_text_field("name", tokenizer_name="names", index_option="freq")
+    builder.add_text_field("author", tokenizer_name="folded", index_option="freq")
+    builder.add_text_field("id", tokenizer_name="raw", index_option="basic")
+    return builder.build()
+
+
+_SCHEMA = _schema()
+
+
+def _document(seq: int, paper: Paper) -> tantivy.Document:
+    document = tantivy.Document()
+    document.add_integer("seq", seq)  # a guessed type would end the writer
+    document.add_text("title", paper.title)
+    for text in (paper.title, paper.abstract):
+        document.add_text("text", text)
+        document.add_text("name", text)
+    for author in paper.authors:
+        document.add_text("author", author)
+    for name in _ids_of(paper):
+        document.add_text("id", name)
+    return document
+
+
+def _ids_of(paper: Paper) -> set[str]:
+    """Return the id, what stands behind its prefix, and the DOI's id."""
+    ids = {paper.paper_id, paper.paper_id.partition(":")[2]}
+    if paper.doi:
+        with suppress(RecordError):
+            ids.add(normalise_id(f"doi:{paper.doi}"))
+    return {name.lower() for name in ids if name}
+
+
+def _link(parent: Path, folder: Path) -> None:
+    for file in parent.iterdir():
+        if file.name in _REPLACED:
+            (folder / file.name).write_bytes(file.read_bytes())
+        elif file.name not in _LOCKS:
+            _link_or_copy(file, folder / file.name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
+
+
+def _tidy(folder: Path) -> None:
+    """Leave only the files of the last commit, with the permissions that a file of ours would have."""
+    for file in {*folder.iterdir()} - {folder / name for name in _committed(folder)}:
+        file.unlink()
+    for name in _REPLACED:
+        data = (folder / name).read_bytes()
+        (folder / name).unlink()
+        write_file(folder / name, data)
+
+
+def _committed(folder: Path) -> Iterator[str]:
+    yield from _REPLACED
+    for segment in json.loads((folder / _META).read_bytes())["segments"]:
+        name = segment["segment_id"].replace("-", "")
+        deletes = f"{name}.{segment['deletes']['opstamp']}.del" if segment["deletes"] else None
+        yield from (file.name for file in folder.glob(f"{name}.*") if file.suffix != ".del" or file.name == deletes)
+
+
+def _registered(index: tantivy.Index) -> tantivy.Index:
+    for name, analyzer in _ANALYZERS.items():
+        index.register_tokenizer(name, analyzer)
+    return index
+
+
+@contextmanager
+def _tantivy_errors() -> Iterator[None]:
+    """Tell tantivy's errors apart: it calls all of them ValueError, and a failed writer hides the reason."""
+    try:
+        yield
+    except ValueError as error:
+        if code := re.search(r"\b(?:code:|os error) (\d+)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        if "writer was killed" in str(error):
+            raise OSError(errno.EIO, "the lexical index could not be written; is the disk full?") from error
+        raise GenerationDamageError(f"its lexical index cannot be read: {error}") from error
+
+
+# Searching
+
+
+@dataclass(frozen=True, slots=True)
+class FieldWeights:
+    """What a word's BM25 counts for, by where it is found; `title` comes on top of `text`, which holds the title too.
+
+    Measured on SciFact, CISI and NFCorpus: a title that weighs 0.3 more is best, one that weighs 1 more is worse than
+    no field for titles.
+    """
+
+    text: float = 1.0
+    title: float = 0.3
+    name: float = 0.5
+    author: float = 1.0
+    id: float = 10.0
+
+
+@contextmanager
+def _links_to(folder: Path) -> Iterator[Path]:
+    """Show tantivy the index through a folder of links for as long as it takes to open it.
+
+    It writes a lock file where it opens an index. So the index's own folder stays as it is, and may be one that cannot
+    be written. The files stay mapped when the links are gone.
+    """
+    links = Path(tempfile.mkdtemp(prefix="semsearch-"))
+    try:
+        for file in folder.resolve().iterdir():
+            (links / file.name).symlink_to(file)
+        yield links
+    finally:
+        for _ in range(100):
+            shutil.rmtree(links, ignore_errors=True)
+            if not links.exists():
+                break
+            time.sleep(0.005)  # a thread of tantivy's looks once more at what it opened, and locks it for that
+
+
+class LexicalIndex:
+    """One open index; immutable, safe to share between threads."""
+
+    def __init__(self, folder: Path, weights: FieldWeights = FieldWeights()) -> None:
+        """Map the folder's files, whose digests must have been checked.
+
+        :raises GenerationDamageError: if tantivy cannot read them.
+        :raises OSError: if the system has no more files or memory to give.
+        """
+        self.weights = weights
+        with _links_to(folder) as links, _tantivy_errors():
+            index = _registered(tantivy.Index.open(str(links)))
+            index.config_reader("manual")
+            self._searcher = index.searcher()
+        self._schema = index.schema
+        self.papers: int = self._searcher.num_docs
+
+    def search(
+        self, query: LexicalQuery, k: int, allowed: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return scores and seqs of the k best papers that hold a word of the query and meet its demands, best first.
+
+        Scores are rounded to `SCORE_DECIMALS`. All papers that tie with the k-th are returned, so there may be more
+        than k; whoever orders ties, by a name that stays, cuts. Fewer come back only when fewer match. The statistics
+        are those of the whole index, whatever is allowed.
+
+        :param allowed: seqs, ascending; None allows all.
+        """
+        wanted = self._clauses(query)
+        if not wanted or k < 1 or (allowed is not None and not allowed.size):
+            return np.empty(0, dtype=np.float64), np.empty(0, dtype=np.int64)
+        fetch = k + _SPARE_HITS if allowed is None else int(1.2 * k * self.papers / len(allowed)) + _SPARE_HITS
+        while True:
+            if allowed is not None and len(allowed) <= _TERMS_PER_HIT * fetch:
+                wanted.append((Occur.Must, self._one_of(allowed)))
+                allowed, fetch = None, k + _SPARE_HITS
+            scores, seqs = self._hits(_joined(wanted), fetch)
+            complete, lowest = len(seqs) < fetch, scores[-1:]
+            if allowed is not None:
+                passing = allowed[np.minimum(np.searchsorted(allowed, seqs), len(allowed) - 1)] == seqs
+                scores, seqs = scores[passing], seqs[passing]
+            if complete or (len(seqs) >= k and lowest < scores[k - 1]):
+                tied = scores >= scores[k - 1] if len(seqs) > k else slice(None)
+                return scores[tied], seqs[tied]
+            fetch *= 2
+
+    def meeting(self, query: LexicalQuery, seqs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these papers hold every required and no excluded part of the query, shape (n,)."""
+        demands = self._demands(query)
+        if not demands or not seqs.size:
+            return np.ones(len(seqs), dtype=np.bool_)
+        found = self._hits(_joined([(Occur.Must, self._one_of(seqs)), *demands]), len(seqs))[1]
+        return np.isin(seqs, found)
+
+    def idf(self, term: str) -> float:
+        """Return how telling an analysed term is: its inverse document frequency, as in BM25.
+
+        ln(1 + (N - n + 0.5) / (n + 0.5)), the form that is never negative (Lucene's BM25Similarity), for n of N papers.
+        """
+        return self._idf("text", term)
+
+    def document_frequency(self, term: str) -> int:
+        """Return how many papers hold an analysed term in title or abstract, some dead ones included."""
+        frequency: int = self._searcher.doc_freq("text", term)
+        return frequency
+
+    def _hits(self, query: Query, limit: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        limit = min(limit, self._searcher.num_docs)
+        hits = self._searcher.search(query, max(1, limit), count=False).hits
+        scores = np.array([round(score, SCORE_DECIMALS) for score, _ in hits], dtype=np.float64)
+        seqs = self._searcher.fast_field_values("seq", [address for _, address in hits])
+        return scores, np.array(seqs, dtype=np.int64)
+
+    def _one_of(self, seqs: NDArray[np.int64]) -> Query:
+        return Query.const_score_query(Query.term_set_query(self._schema, "seq", seqs.tolist()), 0.0)
+
+    def _clauses(self, query: LexicalQuery) -> list[tuple[Occur, Query]]:
+        """Return the clauses of a query; none if nothing could be found by it."""
+        demands = self._demands(query)
+        optional = [(Occur.Should, clause) for clause in self._word_clauses(query.words)]
+        if any(occur == Occur.Must for occur, _ in demands):
+            return demands + optional
+        return [(Occur.Must, _joined(optional)), *demands] if optional else []
+
+    def _demands(self, query: LexicalQuery) -> list[tuple[Occur, Query]]:
+        sides = ((Occur.Must, query.required), (Occur.MustNot, query.excluded))
+        return [(occur, clause) for occur, parts in sides for part in parts if (clause := self._part_clause(part))]
+
+    def _part_clause(self, part: Part) -> Query | None:
+        """Return the clause of a part, None where nothing of it is left to search."""
+        if part.field == "author":  # "Geoffrey E. Hinton" is also "Hinton, Geoffrey": all words, in any order
+            names = _FOLDED.analyze(part.words)
+            return _joined([(Occur.Must, self._term("author", name)) for name in names]) if names else None
+        terms = analyse(part.words)
+        if len(terms) < 2:  # which tantivy calls no phrase
+            return self._term(part.field, terms[0]) if terms else None
+        return Query.phrase_query(self._schema, part.field, [*terms])
+
+    def _word_clauses(self, words: Sequence[str]) -> Iterator[Query]:
+        """Return one clause per field and distinct word: flat, because tantivy skips blocks only in a flat union."""
+        text, weights = " ".join(words), self.weights
+        for term, times in self._telling(analyse(text)).items():
+            yield self._term("text", term, times * weights.text)
+            yield self._term("title", term, times * weights.title)
+        for name in dict.fromkeys(_NAMES.analyze(text)):
+            yield self._term("name", name, weights.name)
+        for name in dict.fromkeys(_FOLDED.analyze(text)):
+            yield self._term("author", name, weights.author * self._name_likeness(name))
+        for name in dict.fromkeys(_ids_in(words)):
+            yield self._term("id", name, weights.id)
+
+    def _telling(self, terms: list[str]) -> dict[str, int]:
+        """Return how often each term worth looking up occurs.
+
+        Words that more than half of all papers hold are left out, unless there are no others: half of the time goes
+        into them, and no ranking measured is better for them. Of a very long text, the terms that weigh most are kept.
+        """
+        idfs = {term: self._idf("text", term) for term in terms}
+        times = Counter(term for term in terms if idfs[term] >= _COMMON_IDF) or Counter(terms)
+        heaviest = sorted(times, key=lambda term: times[term] * idfs[term], reverse=True)
+        return {term: times[term] for term in heaviest[:_MAX_TERMS]}
+
+    def _name_likeness(self, word: str) -> float:
+        """Return 1 for what is only a name, and less the more common the word is in texts.
+
+        Few are called Long or Need; without this, they would have written what is said about long memory.
+        """
+        as_word = min((self._idf("text", term) for term in analyse(word)), default=0.0)
+        return min(1.0, as_word / self._idf("author", word))
+
+    def _idf(self, field: str, term: str) -> float:
+        holding = self._searcher.doc_freq(field, term)
+        return math.log(1 + (max(self.papers, holding) - holding + 0.5) / (holding + 0.5))
+
+    def _term(self, field: str, term: str, weight: float = 1.0) -> Query:
+        return Query.boost_query(Query.term_query(self._schema, field, term), weight)
+
+
+def _joined(clauses: Sequence[tuple[Occur, Query]]) -> Query:
+    return clauses[0][1] if len(clauses) == 1 else Query.boolean_query(clauses)
+
+
+def _ids_in(words: Sequence[str]) -> Iterator[str]:
+    """Return the ids among the words: those of a known kind, and whatever stands alone."""
+    for word in words:
+        try:
+            name = normalise_id(word.strip(".,;()[]<>"))
+        except RecordError:
+            continue
+        if len(words) == 1 or name.startswith(("arxiv:", "doi:", "acl:")):
+            yield name.lower()

@@ -1,0 +1,73 @@
+"""What does a typed query ask for?
+
+Words, "quoted phrases", `-word`, `title:word` and `author:name`; whatever is no syntax is words, so no text is wrong.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Field = Literal["text", "title", "author"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A word or phrase that a paper must hold or must not: in title or abstract ("text"), the title, or its authors."""
+
+    words: str
+    field: Field = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalQuery:
+    """What a query asks for: `words` of which any may be found, parts that must be, and parts that must not.
+
+    `text` is what it says about the subject, without the signs: what an encoder should read.
+    """
+
+    words: tuple[str, ...] = ()
+    required: tuple[Part, ...] = ()
+    excluded: tuple[Part, ...] = ()
+    text: str = ""
+
+    @classmethod
+    def of_text(cls, text: str) -> "LexicalQuery":
+        """Return the query for a text that is no query, such as a pasted abstract: words, whatever signs they hold."""
+        return cls(words=tuple(text.split()), text=text)
+
+
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟«»", '"'))
+_PART = re.compile(
+    r'(?P<minus>-(?=[^\s-]))?(?:(?P<field>title|author):(?=\S))?(?:"(?P<phrase>[^"]*)"|(?P<word>\S+))', re.IGNORECASE
+)
+
+
+def parse_query(text: str) -> LexicalQuery:
+    """Return what a typed query asks for; whatever is no syntax is words, so no text is an error.
+
+    `"a phrase"`, `title:word`, `title:"a phrase"` and `author:name` are required, a `-` before any of them or before a
+    word excludes it, and all other words are optional.
+
+    >>> query = parse_query('speech -survey "hidden markov" author:rabiner')
+    >>> query.words, query.text
+    (('speech',), 'speech hidden markov')
+    >>> query.required
+    (Part(words='hidden markov', field='text'), Part(words='rabiner', field='author'))
+    >>> query.excluded
+    (Part(words='survey', field='text'),)
+    """
+    words: list[str] = []
+    required: list[Part] = []
+    excluded: list[Part] = []
+    subject: list[str] = []
+    for match in _PART.finditer(text.translate(_QUOTES)):
+        phrase, field = match["phrase"], (match["field"] or "text").lower()
+        part = Part((match["word"] if phrase is None else phrase).strip(), field)  # type: ignore[arg-type]
+        plain = phrase is None and field == "text" and not match["minus"]
+        if plain:
+            words.append(part.words)
+        elif any(map(str.isalnum, part.words)):
+            (excluded if match["minus"] else required).append(part)
+        if part.words and not match["minus"] and field != "author":
+            subject.append(part.words)
+    return LexicalQuery(tuple(words), tuple(required), tuple(excluded), " ".join(subject))
