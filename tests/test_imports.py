@@ -19,6 +19,7 @@ WALK = [
     "library",
     "encoders",
     "vectors",
+    "columns",
     "generation",
     "publishing",
     "reindex",
