@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "semsearch"
 WALK = [
     "errors",
     "papers",
+    "filters",
     "readers",
     "durable",
     "library",
@@ -21,6 +22,7 @@ WALK = [
     "calibration",
     "encoding",
     "vectors",
+    "columns",
     "queries",
     "lexical",
     "generation",
