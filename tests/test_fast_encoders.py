@@ -94,6 +94,12 @@ def test_encoding_queries_loads_no_torch(network: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+def test_nothing_is_reported_to_anyone(network: Path) -> None:
+    """After a conversion in this process."""
+    assert sys.modules["openvino_telemetry"] is None
+    assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+
+
 def test_a_kept_network_says_what_it_is(network: Path) -> None:
     stored = StoredNetwork.open(network)
     assert stored.made_from == MODEL.spec.fingerprint

@@ -13,10 +13,16 @@
 torch and sentence-transformers are imported in reference.py, accelerated.py and conversion.py only.
 """
 
+import sys
+
 from semsearch.encoders.loading import GPU_IF_ANY, LazyEncoder, find_model, int8_model, int8_place, load_encoder
 from semsearch.encoders.model import DEFAULT_MODEL, INT8_SUFFIX, EncoderSpec, ModelFolder
 from semsearch.encoders.protocol import Encoder, checked
 from semsearch.encoders.tokens import Tokenised
+
+# OpenVINO and NNCF report every conversion to their makers, and try to at every start without a network. Where the
+# module for that cannot be imported they do without. What people search is nobody's business.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = [
     "DEFAULT_MODEL",
