@@ -38,15 +38,19 @@ class LexicalQuery:
 
 _QUOTES = str.maketrans(dict.fromkeys("“”„‟«»", '"'))
 _PART = re.compile(
-    r'(?P<minus>-(?=[^\s-]))?(?:(?P<field>title|author):(?=\S))?(?:"(?P<phrase>[^"]*)"|(?P<word>\S+))', re.IGNORECASE
+    r'(?P<minus>-(?=[^\s\d-]))?(?:(?P<field>title|author):(?=\S))?(?:"(?P<phrase>[^"]*)"|(?P<word>\S+))', re.IGNORECASE
 )
+
+
+_LONGEST_TYPED = 10  # words
 
 
 def parse_query(text: str) -> LexicalQuery:
     """Return what a typed query asks for; whatever is no syntax is words, so no text is an error.
 
     `"a phrase"`, `title:word`, `title:"a phrase"` and `author:name` are required, a `-` before any of them or before a
-    word excludes it, and all other words are optional.
+    word, not before a number, excludes it, and all other words are optional. In a text of more than ten words, which is
+    written or pasted rather than typed, quotation marks are only that.
 
     >>> query = parse_query('speech -survey "hidden markov" author:rabiner')
     >>> query.words, query.text
@@ -60,14 +64,17 @@ def parse_query(text: str) -> LexicalQuery:
     required: list[Part] = []
     excluded: list[Part] = []
     subject: list[str] = []
+    is_prose = len(text.split()) > _LONGEST_TYPED
     for match in _PART.finditer(text.translate(_QUOTES)):
         phrase, field = match["phrase"], (match["field"] or "text").lower()
         part = Part((match["word"] if phrase is None else phrase).strip(), field)  # type: ignore[arg-type]
-        plain = phrase is None and field == "text" and not match["minus"]
+        plain = field == "text" and not match["minus"] and (phrase is None or is_prose)
         if plain:
-            words.append(part.words)
+            words += part.words.split()
         elif any(map(str.isalnum, part.words)):
             (excluded if match["minus"] else required).append(part)
         if part.words and not match["minus"] and field != "author":
             subject.append(part.words)
+    if not required and not excluded:
+        return LexicalQuery(tuple(words), text=text)  # as it was typed, quotation marks and all
     return LexicalQuery(tuple(words), tuple(required), tuple(excluded), " ".join(subject))

@@ -19,7 +19,7 @@ SYNTAX = st.text(alphabet='ab -":“”tileauhor\n', max_size=40)
         ('Title:"tree banks" x', "x", [Part("tree banks", "title")], []),
         ("author:rabiner AUTHOR:juang", "", [Part("rabiner", "author"), Part("juang", "author")], []),
         ('-author:"van der maaten" t-SNE', "t-SNE", [], [Part("van der maaten", "author")]),
-        ("state-of-the-art GPT-4 -1", "state-of-the-art GPT-4", [], [Part("1")]),
+        ("state-of-the-art GPT-4 -1 -x", "state-of-the-art GPT-4 -1", [], [Part("x")]),
         ('"a"b "c" d', "b d", [Part("a"), Part("c")], []),
     ],
 )
@@ -48,8 +48,16 @@ def test_what_is_no_syntax_is_words(typed: str) -> None:
     assert parse_query(typed) == LexicalQuery.of_text(typed)
 
 
+def test_in_prose_quotation_marks_are_only_that() -> None:
+    typed = 'Why do all of them call the pale glow along the shore "sea fire" and not light?'
+    query = parse_query(typed)
+    assert (query.required, query.excluded, query.text) == ((), (), typed)
+    assert {"sea", "fire"} <= set(query.words)
+    assert parse_query("sea fire along " * 4 + "-shore author:sand").excluded == (Part("shore"),)
+
+
 def test_parts_without_a_letter_demand_nothing() -> None:
-    assert parse_query('"" "!" -"?" title:"-" a') == LexicalQuery(("a",), text="! - a")
+    assert parse_query('"" "!" -"?" title:"-" a') == LexicalQuery(("a",), text='"" "!" -"?" title:"-" a')
 
 
 def test_the_subject_is_read_without_signs_names_and_what_is_unwanted() -> None:
