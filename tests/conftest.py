@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from semsearch.encoders import Encoder, EncoderSpec, ModelFolder, Tokenised
 from semsearch.papers import Paper
 from semsearch.reindex import Import, ReindexReport, update_index
+
+settings.register_profile("semsearch", deadline=None)  # how fast the machine is just now says nothing of the code
+settings.load_profile("semsearch")
 
 SHARED = Path(__file__).parents[2] / "shared"
 SAMPLES = Path(__file__).parents[1] / "semsearch" / "samples"
