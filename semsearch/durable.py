@@ -91,6 +91,18 @@ def write_file(path: Path, data: bytes) -> FileRecord:
     return writer.record
 
 
+def sync_file(path: Path) -> FileRecord:
+    """Bring a file that somebody else wrote to the disk, and return what it must be from now on."""
+    xxh3, sha256, size = xxhash.xxh3_128(), hashlib.sha256(), 0
+    with open(path, "rb", buffering=0) as file:
+        _sync(file.fileno())
+        while block := file.read(_READ_BYTES):
+            xxh3.update(block)
+            sha256.update(block)
+            size += len(block)
+    return FileRecord(size, xxh3.hexdigest(), sha256.hexdigest())
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Give the file this content in one step: readers see the old or the new one, also after a power cut."""
     temporary = path.with_name(path.name + ".tmp")

@@ -7,6 +7,7 @@ SemsearchError
 ├── EncoderError           the encoder is missing, not the expected one, or gave unusable vectors
 ├── IndexMissingError      there is no index in this folder
 ├── IndexBusyError         another process is writing this index
+├── OldFormatError         a generation was written by an older semsearch; the library can make it anew
 ├── NoGenerationError      no verified generation can serve
 ├── NotEncodedError        a paper has no vector yet in the vector space asked for
 └── DamageError            a stored thing is not what was written
@@ -47,6 +48,10 @@ class IndexBusyError(SemsearchError):
 
 class NoGenerationError(SemsearchError):
     """No generation of the index could be opened and verified."""
+
+
+class OldFormatError(SemsearchError):
+    """A generation has a format that this semsearch no longer reads; nothing is lost, the library can make it anew."""
 
 
 class NotEncodedError(SemsearchError):

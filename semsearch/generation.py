@@ -1,12 +1,14 @@
 """What does one published state of the index consist of, and how is it written, published, verified and opened?
 
-A generation is an immutable folder derived from the library: segments of vectors, tombstones, a manifest. This is the
-only file that knows the names inside an index folder:
+A generation is an immutable folder derived from the library: segments of vectors and columns, a lexical index over all
+of them, which rows are dead, which are one work, and a manifest. This is the only file that knows the names inside an
+index folder:
 
     library.db                 the truth
     CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
     LOCK, REINDEX              held by the one publisher, and for the whole of a reindex
-    generations/000042/        manifest.json  tombstones.npy  segments/000041/{vectors.faiss,seqs.npy}
+    generations/000042/        manifest.json  tombstones.npy  works.npy  lexical/  segments/000041/
+                               and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy
     networks/                  int8 networks calibrated on these papers, if int8 was asked for
     quarantine/                damaged generations are moved here, never deleted
 """
@@ -14,14 +16,13 @@ only file that knows the names inside an index folder:
 import base64
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -31,32 +32,53 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from semsearch.batching import Shared
+from semsearch.columns import Columns, Facet, facets, matching_rows, write_columns
 from semsearch.durable import (
     CheckedWriter,
     FileRecord,
     digest_differs,
     exclusive_lock,
     replace_file,
+    sync_file,
     sync_folder,
     sync_tree,
     write_file,
 )
 from semsearch.encoders.model import EncoderSpec
-from semsearch.errors import GenerationDamageError, IndexBusyError, IndexMissingError, NoGenerationError, SemsearchError
-from semsearch.papers import TEXT_RECIPE
-from semsearch.vectors import RECIPE, Vectors, write_vectors
+from semsearch.errors import (
+    GenerationDamageError,
+    IndexBusyError,
+    IndexMissingError,
+    NoGenerationError,
+    OldFormatError,
+    SemsearchError,
+)
+from semsearch.filters import Filter
+from semsearch.lexical import LexicalIndex, write_lexical
+from semsearch.manifest import Canary, Manifest, SegmentRecord
+from semsearch.papers import Paper
+from semsearch.traits import read_traits, write_traits
+from semsearch.vectors import Vectors, write_vectors
+from semsearch.works import Works, pairs_between, pairs_within
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 KEEP_SECONDS = 15 * 60
 KEEP_AT_LEAST = 2
 _SPARE_BYTES = 1 << 20
+_BYTES_PER_PAPER = 1_500  # besides its vector: words 500, traits 200, columns 100, and as much again while writing
 _CANARIES = 4
 _CANARY_DEPTH = 10
 _CANARY_TOLERANCE = 1e-5
-_NOT_DAMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR}
+_NOT_DAMAGE = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # of the folder for temporary files, which opening needs
+}
 
+_MOST_SCANS = 64  # queries at once: FAISS multiplies matrices from 20 on, and reads the vectors once for all of them
+
+_Scan = tuple[NDArray[np.float32], int]
 VectorBlocks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
 
@@ -126,91 +148,8 @@ class IndexFolder:
         raise IndexMissingError(f"there is no index in {self.path}; create one with: {self.command} FILE")
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentRecord:
-    """One segment as its manifest tells it."""
-
-    name: str
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """A question whose answer is known: a vector (float32, base64) and the seqs and scores of its nearest rows."""
-
-    vector: str
-    seqs: tuple[int, ...]
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a generation is made of and what made it: the library's changes up to `last_seq`, named by `last_change`."""
-
-    generation: int
-    parent: int | None
-    created_at: str
-    papers: int
-    rows: int
-    last_seq: int
-    last_change: str
-    encoder: EncoderSpec
-    segments: tuple[SegmentRecord, ...]
-    files: dict[str, FileRecord]
-    canaries: tuple[Canary, ...]
-    text_recipe: str = TEXT_RECIPE
-    index_recipe: str = RECIPE
-    approximate: bool = False
-    recall_at_10: float = 1.0
-    format_version: int = FORMAT_VERSION
-
-    def to_bytes(self) -> bytes:
-        """Return the manifest file's content, which carries a digest of its own for when CURRENT is lost."""
-        body = asdict(self)
-        return json.dumps({"sha256": _body_digest(body), "manifest": body}, indent=1, sort_keys=True).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Manifest":
-        """Return the manifest that `to_bytes` wrote.
-
-        :raises GenerationDamageError: if it is not what was written.
-        :raises SemsearchError: if a newer semsearch wrote it.
-        """
-        try:
-            outer = json.loads(data)
-            body = outer["manifest"]
-            if outer["sha256"] != _body_digest(body):
-                raise GenerationDamageError("its manifest fails its digest")
-            if body["format_version"] != FORMAT_VERSION:
-                raise SemsearchError(
-                    f"the index has format {body['format_version']}, this semsearch reads {FORMAT_VERSION}; "
-                    "use the semsearch that wrote it, or index its sources again into another folder"
-                )
-            return _manifest_from(body)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise GenerationDamageError(f"its manifest cannot be read ({type(error).__name__})") from error
-
-
-def _body_digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _manifest_from(body: dict[str, Any]) -> Manifest:
-    return Manifest(
-        **body
-        | {
-            "encoder": EncoderSpec(**body["encoder"]),
-            "segments": tuple(SegmentRecord(**segment) for segment in body["segments"]),
-            "files": {name: FileRecord(**record) for name, record in body["files"].items()},
-            "canaries": tuple(
-                Canary(canary["vector"], tuple(canary["seqs"]), tuple(canary["scores"])) for canary in body["canaries"]
-            ),
-        }
-    )
-
-
 class Segment:
-    """An immutable run of rows: their vectors and, ascending, the seqs of the versions they belong to."""
+    """An immutable run of rows: their vectors, columns and traits and, ascending, the seqs of their versions."""
 
     def __init__(self, folder: Path, record: SegmentRecord) -> None:
         """Map the segment's files, whose digests must have been checked."""
@@ -218,14 +157,17 @@ class Segment:
         self.rows = record.rows
         self.vectors = Vectors(folder / _VECTORS)
         self.seqs: NDArray[np.int64] = np.load(folder / _SEQS, mmap_mode="r", allow_pickle=False)
-        if (self.vectors.rows, self.seqs.shape) != (record.rows, (record.rows,)):
+        self.columns = Columns(folder / _COLUMNS)
+        found = (self.vectors.rows, len(self.seqs), self.columns.rows)
+        if found != (record.rows,) * 3:
             raise GenerationDamageError(
-                f"segment {record.name} has {self.vectors.rows} vectors and {len(self.seqs)} seqs, "
-                f"not {record.rows} of each"
+                f"segment {record.name} has {found} vectors, seqs and columns, not {record.rows} of each"
             )
 
 
-_VECTORS, _SEQS, _TOMBSTONES, _MANIFEST = "vectors.faiss", "seqs.npy", "tombstones.npy", "manifest.json"
+_VECTORS, _SEQS, _COLUMNS, _TRAITS = "vectors.faiss", "seqs.npy", "columns.npy", "traits.npy"
+_SEGMENT_FILES = (_VECTORS, _SEQS, _COLUMNS, _TRAITS)
+_TOMBSTONES, _WORKS, _LEXICAL, _MANIFEST = "tombstones.npy", "works.npy", "lexical", "manifest.json"
 
 
 class Generation:
@@ -234,41 +176,81 @@ class Generation:
     A row is a position in it: segments laid end to end. Rows join to seqs here and nowhere else.
     """
 
-    def __init__(self, manifest: Manifest, segments: Sequence[Segment], tombstones: NDArray[np.int64]) -> None:
-        """Lay the open segments end to end; `tombstones` are the dead rows, ascending."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        segments: Sequence[Segment],
+        tombstones: NDArray[np.int64],
+        work_pairs: NDArray[np.int64],
+        lexical: LexicalIndex,
+    ) -> None:
+        """Lay the open segments end to end.
+
+        :param tombstones: the dead rows, ascending.
+        :param work_pairs: rows that are versions of one work, shape (p, 2); dead ones among them.
+        """
         self.manifest = manifest
         self.segments = tuple(segments)
         self.tombstones = tombstones
+        self.work_pairs = work_pairs
+        self.lexical = lexical
         self.starts = [0, *np.cumsum([segment.rows for segment in segments]).tolist()]
         self._alive = [
             _alive(start, segment.rows, tombstones) for start, segment in zip(self.starts, self.segments, strict=False)
         ]
-        found = (self.starts[-1], self.starts[-1] - len(tombstones))
-        if found != (manifest.rows, manifest.papers):
+        found = (self.starts[-1], self.starts[-1] - len(tombstones), lexical.papers)
+        if found != (manifest.rows, manifest.papers, manifest.papers):
             raise GenerationDamageError(
-                f"it holds {found[0]} rows and {found[1]} papers, "
+                f"it holds {found[0]} rows, {found[1]} papers and the words of {found[2]}, "
                 f"its manifest counts {manifest.rows} and {manifest.papers}"
             )
+        self._scan = Shared(self._scan_together, _MOST_SCANS)
+        self.live = np.ones(manifest.rows, dtype=np.bool_)
+        """Which rows can be found, shape (rows,)."""
+        self.live[tombstones] = False
+        self.works = Works(manifest.rows, work_pairs[self.live[work_pairs].all(axis=1)])
+        self.first_versions = self.works.first_of_each(self.live)
+        """One live row of each work, as a mask of shape (rows,)."""
 
     @property
     def papers(self) -> int:
         """How many papers can be found."""
         return self.manifest.papers
 
-    def nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the scores and rows of the k best live rows per query, both (n_queries, <= k), best first."""
-        k = min(k, self.papers)
+    def nearest(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the scores and rows of the k best live rows per query, both (n_queries, <= k), best first.
+
+        :param allowed: which rows may be found, dead ones not among them, shape (rows,); None allows all live ones.
+        """
+        k = min(k, self.papers if allowed is None else int(np.count_nonzero(allowed)))
         if k == 0:
             empty = (len(queries), 0)
             return np.empty(empty, dtype=np.float32), np.empty(empty, dtype=np.int64)
-        found = [
-            (scores, np.where(rows < 0, -1, rows + start))
-            for start, segment, alive in zip(self.starts, self.segments, self._alive, strict=False)
-            for scores, rows in [segment.vectors.nearest(queries, min(k, segment.rows), alive)]
-        ]
+        found = []
+        for start, segment, alive in zip(self.starts, self.segments, self._alive, strict=False):
+            among = alive if allowed is None else allowed[start : start + segment.rows]
+            if among is None or among.any():
+                scores, rows = segment.vectors.nearest(queries, min(k, segment.rows), among)
+                found.append((scores, np.where(rows < 0, -1, rows + start)))
         scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def nearest_to(
+        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return what `nearest` does for one query; where all live rows are allowed, callers share one scan."""
+        if allowed is None:
+            scores, rows = self._scan((query, k))
+        else:
+            (scores,), (rows,) = self.nearest(query[None, :], k, allowed)
+        return scores[:k], rows[:k]
+
+    def _scan_together(self, asked: Sequence[_Scan]) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        scores, rows = self.nearest(np.stack([query for query, _ in asked]), max(k for _, k in asked))
+        return list(zip(scores, rows, strict=True))
 
     def vectors_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the vectors at these rows, shape (n, dimension)."""
@@ -289,8 +271,16 @@ class Generation:
         return rows
 
     def is_live(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of these rows can be found, shape (n,)."""
-        return (rows >= 0) & ~np.isin(rows, self.tombstones)
+        """Return which of these rows, -1 for none, can be found, shape (n,)."""
+        return (rows >= 0) & self.live[rows] if self.live.size else np.zeros(len(rows), dtype=np.bool_)
+
+    def matching(self, wanted: Filter, rows_of_ids: Callable[[Sequence[str]], NDArray[np.int64]]) -> NDArray[np.bool_]:
+        """Return which live rows a filter allows, shape (rows,)."""
+        return self.live & matching_rows([segment.columns for segment in self.segments], wanted, rows_of_ids)
+
+    def facets(self, among: NDArray[np.bool_], limit: int) -> dict[str, Facet]:
+        """Return how these rows are spread over years, categories, venues and sources."""
+        return facets([segment.columns for segment in self.segments], among, limit)
 
     def live_seqs(self) -> NDArray[np.int64]:
         """Return the seqs of all versions that can be found, ascending."""
@@ -329,13 +319,18 @@ class Draft:
     """What a new generation shall be, before its files are written.
 
     `kept` are segments of the parent, taken over by hard link; `added` (of `added_rows` rows, seqs ascending) becomes
-    one new segment; `tombstones` are rows counted over the kept segments and then the new one.
+    one new segment, whose papers `papers` yields anew, in that order, at each call; `tombstones` are rows counted over
+    the kept segments and then the new one. The lexical index is the parent's without `unfound`, which are seqs, and
+    with the papers of `newly_found`; without a parent it is the whole of `papers`.
     """
 
     parent: Generation | None
     kept: tuple[Segment, ...]
     added: VectorBlocks
     added_rows: int
+    papers: Callable[[], Iterator[tuple[int, Paper]]]
+    unfound: Sequence[int]
+    newly_found: Callable[[], Iterator[tuple[int, Paper]]]
     tombstones: NDArray[np.int64]
     last_seq: int
     last_change: str
@@ -376,15 +371,21 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
     segments = list(draft.kept)
     for segment in draft.kept:
         files |= _link_segment(temporary, segment.name, draft)
+    pairs = _kept_pairs(draft)
     if draft.added_rows:
         name = f"{number:06d}"
         record, written = _write_segment(temporary, name, draft)
         files |= written
         _check_written(temporary, written)
         segments.append(Segment(temporary / "segments" / name, record))
-    tombstones = {_TOMBSTONES: _write_array(temporary / _TOMBSTONES, draft.tombstones)}
-    _check_written(temporary, tombstones)
-    files |= tombstones
+        pairs = np.concatenate([pairs, _new_pairs(temporary, segments)])
+    files |= _write_lexical(temporary, draft)
+    written = {
+        _TOMBSTONES: _write_array(temporary / _TOMBSTONES, draft.tombstones),
+        _WORKS: _write_array(temporary / _WORKS, pairs),
+    }
+    _check_written(temporary, written)
+    files |= written
     rows = sum(segment.rows for segment in segments)
     manifest = Manifest(
         generation=number,
@@ -399,7 +400,7 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         files=files,
         canaries=(),
     )
-    generation = Generation(manifest, segments, draft.tombstones)
+    generation = Generation(manifest, segments, draft.tombstones, pairs, LexicalIndex(temporary / _LEXICAL))
     generation.manifest = replace(manifest, canaries=tuple(_make_canaries(generation)))
     sync_tree(temporary)
     write_file(temporary / _MANIFEST, generation.manifest.to_bytes())
@@ -411,7 +412,7 @@ def _link_segment(temporary: Path, name: str, draft: Draft) -> dict[str, FileRec
     source = temporary.parent / f"{draft.parent.manifest.generation:06d}"
     (temporary / "segments" / name).mkdir()
     linked: dict[str, FileRecord] = {}
-    for file in (_VECTORS, _SEQS):
+    for file in _SEGMENT_FILES:
         relative = f"segments/{name}/{file}"
         linked[relative] = draft.parent.manifest.files[relative]
         _link_or_copy(source / relative, temporary / relative, linked[relative])
@@ -450,11 +451,68 @@ def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRec
         raise SemsearchError(
             f"the new segment got {rows} rows and {len(all_seqs)} seqs, planned were {draft.added_rows}"
         )
-    prefix = f"segments/{name}/"
-    return SegmentRecord(name, rows), {
-        prefix + _VECTORS: writer.record,
-        prefix + _SEQS: _write_array(folder / _SEQS, all_seqs),
+    with CheckedWriter(folder / _COLUMNS) as columns:
+        described = write_columns((paper for _, paper in draft.papers()), columns.write, temporary)
+    if described != rows:
+        raise SemsearchError(f"the new segment got columns of {described} papers, planned were {rows}")
+    with CheckedWriter(folder / _TRAITS) as traits:
+        write_traits((paper for _, paper in draft.papers()), traits.write)
+    records = {
+        _VECTORS: writer.record,
+        _SEQS: _write_array(folder / _SEQS, all_seqs),
+        _COLUMNS: columns.record,
+        _TRAITS: traits.record,
     }
+    return SegmentRecord(name, rows), {f"segments/{name}/{file}": record for file, record in records.items()}
+
+
+def _kept_pairs(draft: Draft) -> NDArray[np.int64]:
+    """Return the parent's pairs of rows of one work, as far as the rows are kept."""
+    if draft.parent is None:
+        return np.empty((0, 2), dtype=np.int64)
+    pairs = draft.parent.work_pairs
+    kept: NDArray[np.int64] = pairs[(pairs < sum(segment.rows for segment in draft.kept)).all(axis=1)]
+    return kept
+
+
+def _new_pairs(temporary: Path, segments: Sequence[Segment]) -> NDArray[np.int64]:
+    """Return the pairs of rows of one work of which at least one row is in the last segment."""
+    paths = [temporary / "segments" / segment.name / _TRAITS for segment in segments]
+    starts = np.cumsum([0, *(segment.rows for segment in segments)])
+    new = read_traits(paths[-1])
+    found = [pairs_within(new) + starts[-2]]
+    for start, path in zip(starts, paths[:-1], strict=False):
+        between = pairs_between(new, read_traits(path)) + np.array([starts[-2], start])
+        found.append(between[:, ::-1])  # the older row first
+    return np.concatenate(found)
+
+
+def _write_lexical(temporary: Path, draft: Draft) -> dict[str, FileRecord]:
+    parent = draft.parent
+    written = temporary / f"{_LEXICAL}.tmp"
+    if parent is None:
+        write_lexical(written, None, draft.papers(), ())
+    else:
+        source = temporary.parent / f"{parent.manifest.generation:06d}" / _LEXICAL
+        write_lexical(written, source, draft.newly_found(), draft.unfound)
+    folder = written.rename(temporary / _LEXICAL)  # a thread of tantivy's may look there once more, and leaves a lock
+    for lock in folder.glob("*.lock"):
+        lock.unlink()
+    files: dict[str, FileRecord] = {}
+    for path in sorted(folder.iterdir()):
+        name = f"{_LEXICAL}/{path.name}"
+        files[name] = _lexical_record(path, parent.manifest.files.get(name) if parent else None)
+    return files
+
+
+def _lexical_record(path: Path, parents: FileRecord | None) -> FileRecord:
+    """Return what this file must be, which is on the disk then; `parents` is what the parent's of that name must be."""
+    if parents and path.stat().st_nlink > 1:
+        return parents
+    record = sync_file(path)
+    if parents and path.suffix != ".json" and record != parents:  # a copy, where there are no hard links
+        raise GenerationDamageError(f"{path.name} of the parent is not what was written; run the same command again")
+    return record
 
 
 def _write_array(path: Path, array: NDArray[np.int64]) -> FileRecord:
@@ -470,7 +528,8 @@ def _check_written(temporary: Path, files: dict[str, FileRecord]) -> None:
 
 
 def _check_space(folder: IndexFolder, draft: Draft) -> None:
-    needed = draft.added_rows * (4 * draft.encoder.dimension + 8) + 8 * len(draft.tombstones) + _SPARE_BYTES
+    needed = draft.added_rows * (4 * draft.encoder.dimension + _BYTES_PER_PAPER) + 8 * len(draft.tombstones)
+    needed += _SPARE_BYTES
     free = shutil.disk_usage(folder.path).free
     if free < needed:
         raise SemsearchError(
@@ -567,10 +626,14 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publis
     if named:
         candidates = [named[0], *(number for number in candidates if number < named[0])]
     damaged: list[tuple[int, str]] = []
+    old: list[str] = []
     for number in candidates:
         expected = named[1] if named and number == named[0] else None
         try:
             generation = open_generation(folder, number, expected, reuse)
+        except OldFormatError as error:
+            old.append(f"generation {number}: {error}")
+            continue
         except GenerationDamageError as error:
             if current_generation(folder) != named:  # it may have been removed for its age, while it was read
                 return open_current(folder, reuse, publishing=publishing)
@@ -583,10 +646,11 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publis
         return generation
     if publishing:  # what follows is a rebuild, and the damaged ones must not count as something to fall back on
         _quarantine(folder, [number for number, _ in damaged], publishing)
-    if damaged:
-        reasons = "; ".join(f"generation {number}: {reason}" for number, reason in damaged)
+    if damaged or old:
+        reasons = "; ".join([*(f"generation {number}: {reason}" for number, reason in damaged), *old])
         raise NoGenerationError(
-            f"no generation in {folder.path} is sound ({reasons}); rebuild it with: {folder.command}"
+            f"no generation in {folder.path} can serve ({reasons}); make it anew, without encoding, with: "
+            f"{folder.command}"
         )
     raise NoGenerationError(
         f"nothing is published in {folder.path} yet; publish what the library holds with: {folder.command}"
@@ -622,33 +686,38 @@ def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: 
     manifest = Manifest.from_bytes(data)
     if manifest.generation != number:
         raise GenerationDamageError(f"its manifest is that of generation {manifest.generation}")
-    shared = {segment.name: segment for segment in reuse.segments} if reuse else {}
-    problems = list(_different_files(path, manifest, reuse))
+    shared = _shared_folders(manifest, reuse.manifest) if reuse else set()
+    problems = list(_different_files(path, manifest, shared))
     if problems:
         raise GenerationDamageError("; ".join(problems))
+    lexical = reuse.lexical if reuse and _LEXICAL in shared else LexicalIndex(path / _LEXICAL)
+    open_already = {f"segments/{segment.name}": segment for segment in reuse.segments} if reuse else {}
     segments = [
-        shared[record.name]
-        if reuse and record.name in shared and _same_segment(record.name, manifest, reuse.manifest)
-        else Segment(path / "segments" / record.name, record)
-        for record in manifest.segments
+        open_already[name] if name in shared else Segment(path / name, record)
+        for name, record in ((f"segments/{record.name}", record) for record in manifest.segments)
     ]
-    generation = Generation(manifest, segments, np.load(path / _TOMBSTONES, allow_pickle=False))
+    tombstones, pairs = (np.load(path / name, allow_pickle=False) for name in (_TOMBSTONES, _WORKS))
+    generation = Generation(manifest, segments, tombstones, pairs, lexical)
     for canary in manifest.canaries:
         _check_canary(generation, canary)
     return generation
 
 
-def _same_segment(name: str, one: Manifest, other: Manifest) -> bool:
-    return all(
-        one.files.get(f"segments/{name}/{file}") == other.files.get(f"segments/{name}/{file}")
-        for file in (_VECTORS, _SEQS)
+def _shared_folders(one: Manifest, other: Manifest) -> set[str]:
+    """Return the folders that have the same files in both; one file more or less, and all of a folder is read anew."""
+    mine, theirs = (
+        {
+            folder: {name: record for name, record in manifest.files.items() if name.startswith(f"{folder}/")}
+            for folder in (_LEXICAL, *(f"segments/{segment.name}" for segment in manifest.segments))
+        }
+        for manifest in (one, other)
     )
+    return {folder for folder, files in mine.items() if theirs.get(folder) == files}
 
 
-def _different_files(path: Path, manifest: Manifest, reuse: Generation | None) -> Iterator[str]:
-    known = reuse.manifest.files if reuse else {}
+def _different_files(path: Path, manifest: Manifest, shared: set[str]) -> Iterator[str]:
     for name, record in manifest.files.items():
-        if name.startswith("segments/") and known.get(name) == record:
+        if name.rpartition("/")[0] in shared:
             continue
         try:
             if difference := digest_differs(path / name, record):

@@ -4,15 +4,19 @@ A generation is derived: nothing is encoded here, so what is missing or damaged 
 library. The next generation is its parent plus what changed since; without a sound parent it is the whole library.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import EncoderSpec
-from semsearch.errors import LibraryDamageError, NoGenerationError
+from semsearch.errors import LibraryDamageError, NoGenerationError, SemsearchError
 from semsearch.generation import Draft, Generation, IndexFolder, Segment, current_generation, open_current, publish
 from semsearch.library import Library
+from semsearch.papers import Paper
 
+_PAPERS_PER_BLOCK = 1_000
 _PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
 
 
@@ -33,7 +37,7 @@ def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) ->
             parent = None
         if parent:
             check_made_from(library, parent)
-        if parent and parent.manifest.encoder.fingerprint != spec.fingerprint:
+        if parent and (parent.manifest.encoder.fingerprint != spec.fingerprint or not parent.manifest.is_extendable):
             parent = None
         last_seq = library.last_seq()
         number = library.encoder_number(spec.fingerprint, spec.name)
@@ -67,12 +71,15 @@ def _is_named(folder: IndexFolder, generation: Generation) -> bool:
 
 def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec) -> Draft:
     """Return the whole library, without a parent."""
-    seqs = library.all_live_seqs(last_seq)
+    seqs = library.all_live_seqs(last_seq).tolist()
     return Draft(
         parent=None,
         kept=(),
-        added=library.vectors_at(seqs.tolist(), number),
+        added=library.vectors_at(seqs, number),
         added_rows=len(seqs),
+        papers=lambda: papers_at(library, seqs),
+        unfound=(),
+        newly_found=lambda: papers_at(library, seqs),
         tombstones=np.empty(0, dtype=np.int64),
         last_seq=last_seq,
         last_change=library.change_name(last_seq),
@@ -82,23 +89,42 @@ def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec)
 
 def _next_draft(library: Library, number: int, parent: Generation, last_seq: int, spec: EncoderSpec) -> Draft:
     """Return the parent plus what changed since: dead rows, revived rows, and a new segment for the rest."""
-    dead, added = _changed_rows(library, parent, last_seq)
-    kept = _segments_to_keep(parent, dead, len(added))
+    dead, new = _changed_rows(library, parent, last_seq)
+    unfound = parent.seqs_at(np.setdiff1d(dead, parent.tombstones))
+    newly_found = np.union1d(new, parent.seqs_at(np.setdiff1d(parent.tombstones, dead))).tolist()
+    kept = _segments_to_keep(parent, dead, len(new))
     dropped = parent.segments[len(kept) :]
     boundary = parent.starts[len(kept)]
     if dropped:
         moved_rows = np.setdiff1d(np.arange(boundary, parent.manifest.rows), dead)
-        added = np.union1d(added, parent.seqs_at(moved_rows))
+        new = np.union1d(new, parent.seqs_at(moved_rows))
+    added = new.tolist()
     return Draft(
         parent=parent,
         kept=kept,
-        added=library.vectors_at(added.tolist(), number),
+        added=library.vectors_at(added, number),
         added_rows=len(added),
+        papers=lambda: papers_at(library, added),
+        unfound=unfound.tolist(),
+        newly_found=lambda: papers_at(library, newly_found),
         tombstones=dead[dead < boundary],
         last_seq=last_seq,
         last_change=library.change_name(last_seq),
         encoder=spec,
     )
+
+
+def papers_at(library: Library, seqs: Sequence[int]) -> Iterator[tuple[int, Paper]]:
+    """Yield each of these versions' seqs and papers, in this order, a block in memory at a time.
+
+    :raises SemsearchError: if one of them was purged.
+    """
+    for start in range(0, len(seqs), _PAPERS_PER_BLOCK):
+        block = seqs[start : start + _PAPERS_PER_BLOCK]
+        versions = library.versions_at(block)
+        if purged := set(block) - set(versions):
+            raise SemsearchError(f"the paper of seq {min(purged)} was purged meanwhile; run the same command again")
+        yield from ((seq, versions[seq].paper) for seq in block)
 
 
 def _changed_rows(library: Library, parent: Generation, last_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,9 +1,13 @@
 """What the tests of the storage rooms share: small vectors, an index made by hand, copies of it, faults."""
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +17,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from semsearch import durable, generation
+from semsearch import durable, generation, manifest, publishing
 from semsearch.encoders import EncoderSpec
 from semsearch.generation import Generation, IndexFolder
+from semsearch.lexical import spellings
 from semsearch.library import Embedding, Library, text_digest
 from semsearch.papers import Paper
 from semsearch.publishing import publish_pending
+from semsearch.queries import parse_query
 
 SPEC = EncoderSpec("test-model", "f" * 64, 8, 256)
 
@@ -86,6 +92,30 @@ class Oracle:
         """Return the vector of each live version by its seq."""
         return {seq: vector_of(self.paper(seq).text) for seq in sorted(self.live(up_to).values())}
 
+    def papers(self) -> dict[int, Paper]:
+        """Return each live version by its seq."""
+        return {seq: self.paper(seq) for seq in sorted(self.live().values())}
+
+
+_TOPICS = ("parsing sentences with weighted grammars", "segmenting retinal images", "folding proteins from contacts")
+_PEOPLE = (("Ada Byron",), ("Blaise Pascal",), ("Ada Byron", "Blaise Pascal"))
+
+
+def rich_paper(number: int, edition: int) -> Paper:
+    """Return a paper with something in every field; its work is decided by its topic and people, which editions change.
+
+    Papers of one topic are one work if they share a person, so those of two people hold together those of one.
+    """
+    return Paper.build(
+        paper_id=f"p{number}",
+        title=f"A paper on {_TOPICS[(number + edition // 2) % len(_TOPICS)]}",
+        abstract=f"Finding{number} in edition{edition}, of kind{number % 4}.",
+        authors=_PEOPLE[(number // 3 + edition) % len(_PEOPLE)],
+        published=str(2000 + (number + edition) % 5),
+        categories=("cs.CL", "stat.ML")[: 1 + (number + edition) % 2],
+        venue=f"Venue {edition}",
+    )
+
 
 def assert_answers(opened: Generation, vectors: dict[int, NDArray[np.float32]], depth: int = 12) -> None:
     """Compare what is found, and every score of it, with a numpy matrix product over the vectors that should be."""
@@ -107,6 +137,56 @@ def assert_answers(opened: Generation, vectors: dict[int, NDArray[np.float32]], 
             opened.vectors_at(rows[query]), np.stack([vectors[seq] for seq in found.tolist()])
         )
         np.testing.assert_array_equal(opened.rows_of(found), rows[query])
+
+
+def assert_words_and_columns(opened: Generation, papers: dict[int, Paper]) -> None:
+    """Compare the lexical index and the columns with these papers, by their seqs; all titles hold the word "paper"."""
+    words: dict[str, list[int]] = {}
+    for seq, paper in papers.items():
+        for spelling in spellings(f"{paper.title} {paper.abstract}".lower()).values():
+            words.setdefault(spelling, []).append(seq)
+    assert words.get("paper", []) == list(papers)
+    for spelling, seqs in words.items():
+        assert seqs_with(opened, spelling) == seqs, spelling
+    assert opened.lexical.papers == len(papers)
+    found = opened.facets(opened.live, 1_000)
+    for name, values in (
+        ("year", [paper.year for paper in papers.values()]),
+        ("venue", [paper.venue for paper in papers.values()]),
+        ("category", [category for paper in papers.values() for category in paper.categories]),
+    ):
+        expected = Counter(str(value) for value in values if value is not None)
+        assert {each.value: each.count for each in found[name].values} == expected
+
+
+def seqs_with(opened: Generation, typed: str) -> list[int]:
+    """Return the seqs of all papers found by their words, ascending."""
+    seqs: list[int] = sorted(opened.lexical.search(parse_query(typed), 10_000)[1].tolist())
+    return seqs
+
+
+def works_of(opened: Generation) -> set[frozenset[int]]:
+    """Return the works, each as the seqs of its live versions."""
+    rows = np.flatnonzero(opened.live)
+    works = opened.works.of[rows]
+    return {frozenset(opened.seqs_at(rows[works == work]).tolist()) for work in np.unique(works)}
+
+
+def built_at_once(library: Library, path: Path) -> Generation:
+    """Return the generation that a rebuild from the whole library makes, published in an empty folder at `path`."""
+    path.mkdir()
+    number = library.encoder_number(SPEC.fingerprint, SPEC.name)
+    draft = publishing._full_draft(library, number, library.last_seq(), SPEC)
+    return generation.publish(IndexFolder(path), draft)
+
+
+def assert_alike(grown: Generation, anew: Generation) -> None:
+    """Compare a generation grown step by step with one built at once from the same library."""
+    assert grown.live_seqs().tolist() == anew.live_seqs().tolist()
+    for typed in ("paper", "byron", "author:pascal", "title:parsing", '"weighted grammars"', "p3", "kind1", "edition0"):
+        assert seqs_with(grown, typed) == seqs_with(anew, typed), typed
+    assert grown.facets(grown.live, 1_000) == anew.facets(anew.live, 1_000)
+    assert works_of(grown) == works_of(anew)
 
 
 class Shelf:
@@ -133,6 +213,27 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     """Spare what is not tested where hundreds of indexes are made: waiting for the disk, and for idle FAISS threads."""
     patch.setattr(os, "fsync", lambda descriptor: None)
     faiss.omp_set_num_threads(1)
+
+
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """Yield a folder to make hundreds of indexes in, in memory where there is such a place: tantivy waits for disks."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
+
+
+def rewrite_manifest(folder: IndexFolder, number: int, **changes: object) -> None:
+    """Change a generation's manifest and give it a digest that agrees; CURRENT is left as it is."""
+    path = folder.generation(number) / "manifest.json"
+    body: dict[str, Any] = json.loads(path.read_bytes())["manifest"] | changes
+    path.write_text(json.dumps({"sha256": manifest._body_digest(body), "manifest": body}))
+
+
+def name_as_current(folder: IndexFolder, number: int) -> None:
+    """Make CURRENT name this generation as it is now."""
+    digest = hashlib.sha256((folder.generation(number) / "manifest.json").read_bytes()).hexdigest()
+    folder.current.write_bytes(generation._current_line(number, digest))
 
 
 def files_below(path: Path) -> dict[str, bytes]:
@@ -174,7 +275,8 @@ class Fault:
         (faiss, "read_index"),
         (shutil, "rmtree"),
         (shutil, "disk_usage"),
-        (generation, "digest_differs"),
+        (tempfile, "mkdtemp"),
+        (generation, "write_lexical"),
     )
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, error: Callable[[], BaseException]) -> None:

@@ -6,7 +6,9 @@ import os
 import random
 import resource
 import shutil
+import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,42 +18,76 @@ import numpy as np
 import pytest
 from conftest import make_paper
 from numpy.typing import NDArray
-from storage import SPEC, Shelf, assert_answers, clone, files_below, hurry, unit_rows, vector_of
+from storage import (
+    SPEC,
+    Shelf,
+    assert_answers,
+    assert_words_and_columns,
+    clone,
+    files_below,
+    hurry,
+    memory_folder,
+    name_as_current,
+    rewrite_manifest,
+    rich_paper,
+    seqs_with,
+    unit_rows,
+    vector_of,
+    works_of,
+)
 
 from semsearch import generation as room
 from semsearch.durable import FileRecord, digest_differs, exclusive_lock
-from semsearch.errors import GenerationDamageError, IndexMissingError, NoGenerationError, SemsearchError
+from semsearch.errors import (
+    GenerationDamageError,
+    IndexMissingError,
+    NoGenerationError,
+    OldFormatError,
+    SemsearchError,
+)
 from semsearch.generation import (
     Draft,
     Generation,
     IndexFolder,
-    Manifest,
     current_generation,
     open_current,
     open_generation,
     publish,
 )
+from semsearch.lexical import write_lexical
 from semsearch.library import Library
+from semsearch.manifest import FORMAT_VERSION, Manifest
+from semsearch.papers import Paper
 from semsearch.publishing import publish_pending
 
 Vectors = dict[int, NDArray[np.float32]]
 
 
 class Base:
-    """An index of three generations, of which the third shares a segment's files with the second."""
+    """An index of three generations, of which the third shares a segment's files with the second.
+
+    The lexical index of the third has a part of each of the three.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         shelf = Shelf(path)
         self.states: dict[int, Vectors] = {}
         for papers, gone in ((range(20), []), (range(10, 40), ["p3"]), (range(40, 44), ["p1", "p12"])):
-            shelf.add([make_paper(number, words=f"finding {number} of {len(papers)}") for number in papers])
+            shelf.add([rich_paper(number, len(papers)) for number in papers])
             shelf.delete(gone)
             opened = shelf.publish()
             self.states[opened.manifest.generation] = shelf.oracle.vectors()
+        self.papers = shelf.oracle.papers()
+        self.facets = opened.facets(opened.live, 100)
         self.library = shelf.library
         self.library._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.files = files_below(path)
+
+    def generation(self, number: int) -> dict[str, bytes]:
+        """Return the files of a generation as they were published."""
+        start = f"generations/{number:06d}/"
+        return {name.removeprefix(start): data for name, data in self.files.items() if name.startswith(start)}
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +96,16 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
-    base = Base(tmp_path_factory.mktemp("base") / "index")
+def base(memory: Path) -> Iterator[Base]:
+    base = Base(memory / "base")
     yield base
     base.library.close()
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Path]:
+    with memory_folder() as path:
+        yield path
 
 
 @pytest.fixture
@@ -99,14 +141,14 @@ def healed(folder: IndexFolder) -> Generation:
 
 def test_the_base_is_what_the_tests_take_it_for(base: Base) -> None:
     names = {name.split("/", 2)[-1] for name in base.files if name.startswith("generations/000003/")}
-    assert names == {
-        "manifest.json",
-        "tombstones.npy",
-        "segments/000002/vectors.faiss",
-        "segments/000002/seqs.npy",
-        "segments/000003/vectors.faiss",
-        "segments/000003/seqs.npy",
+    written = {"vectors.faiss", "seqs.npy", "columns.npy", "traits.npy"}
+    assert {name for name in names if not name.startswith("lexical/")} == {
+        *("manifest.json", "tombstones.npy", "works.npy"),
+        *(f"segments/{segment}/{file}" for segment in ("000002", "000003") for file in written),
     }
+    kinds = Counter(Path(name).suffix for name in names if name.startswith("lexical/"))
+    whole = dict.fromkeys((".idx", ".pos", ".term", ".store", ".fast", ".fieldnorm"), 3)
+    assert kinds == whole | {".del": 2, ".json": 2}
     for number, vectors in base.states.items():
         assert_answers(open_generation(IndexFolder(base.path), number), vectors)
 
@@ -114,6 +156,8 @@ def test_the_base_is_what_the_tests_take_it_for(base: Base) -> None:
 def test_the_newest_is_served_with_all_it_knows(folder: IndexFolder, base: Base) -> None:
     opened = open_current(folder)
     assert_answers(opened, base.states[3], depth=1_000)
+    assert_words_and_columns(opened, base.papers)
+    assert 2 < len(works_of(opened)) < opened.papers
     manifest = opened.manifest
     assert (manifest.generation, manifest.parent, manifest.last_seq) == (3, 2, 57)
     assert (manifest.papers, manifest.rows) == (len(base.states[3]), manifest.papers + len(opened.tombstones))
@@ -207,8 +251,8 @@ def _zero_some(path: Path, seed: random.Random) -> None:
 
 
 def _swap(path: Path, seed: random.Random) -> None:
-    others = [file for file in path.parent.iterdir() if file.is_file() and file != path]
-    other = seed.choice(sorted(others) or [path.parents[1] / "000002" / path.name])
+    others = [file for file in path.parent.iterdir() if file.is_file() and file.read_bytes() != path.read_bytes()]
+    other = seed.choice(sorted(others))
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
     other.write_bytes(mine)
@@ -233,13 +277,17 @@ MUTATIONS: dict[str, Mutation] = {
     "swapped": _swap,
 }
 
+FEW = ("flip", "cut to half", "cut to nothing", "one byte more", "deleted", "swapped")
+"""The kinds that files get of which there are many alike."""
+
+SEGMENT_FILES = ("vectors.faiss", "seqs.npy", "columns.npy", "traits.npy")
 FILES = (
     "generations/000003/manifest.json",
     "generations/000003/tombstones.npy",
-    "generations/000003/segments/000002/vectors.faiss",
-    "generations/000003/segments/000002/seqs.npy",
-    "generations/000003/segments/000003/vectors.faiss",
-    "generations/000003/segments/000003/seqs.npy",
+    "generations/000003/works.npy",
+    "generations/000003/lexical/meta.json",
+    "generations/000003/lexical/.managed.json",
+    *(f"generations/000003/segments/{name}/{file}" for name in ("000002", "000003") for file in SEGMENT_FILES),
     "CURRENT",
 )
 
@@ -249,43 +297,69 @@ FILES = (
     [*((name, False) for name in FILES), *((name, True) for name in FILES if "segments/000002" in name)],
 )
 def test_no_damage_is_served_and_every_damage_is_healed(
-    base: Base, tmp_path: Path, name: str, alone: bool, caplog: pytest.LogCaptureFixture
+    base: Base, memory: Path, name: str, alone: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seed = random.Random(name)
-    for kind, mutate in MUTATIONS.items():
-        if name == "CURRENT" and kind in ("a folder", "swapped"):
+    for kind in MUTATIONS:
+        if name != "CURRENT" or kind not in ("a folder", "swapped"):
+            assert_healed(base, memory, name, kind, caplog, alone=alone)
+
+
+def test_damage_of_any_lexical_file_is_healed(base: Base, memory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each file, whether all three generations have it or fewer, and whether by link or by a copy of their own."""
+    lexical = base.path / "generations/000003/lexical"
+    links = Counter(path.stat().st_nlink for path in lexical.iterdir())
+    assert set(links) == {1, 2, 3}, "of the third alone, since the second, since the first"
+    dice = random.Random(1)
+    for path in sorted(lexical.iterdir()):
+        name = path.relative_to(base.path).as_posix()
+        assert_healed(base, memory, name, dice.choice(FEW), caplog)
+        if path.stat().st_nlink > 1:
+            assert_healed(base, memory, name, dice.choice(FEW), caplog, alone=True)
+
+
+def assert_healed(
+    base: Base, memory: Path, name: str, kind: str, caplog: pytest.LogCaptureFixture, alone: bool = False
+) -> None:
+    """Damage this file of a copy, `alone` if no other generation shall have it; check what is served, and healed."""
+    caplog.clear()
+    folder = IndexFolder(clone(base.path, memory / "damaged"))
+    if alone:
+        unlink_first(folder.path / name)
+    MUTATIONS[kind](folder.path / name, random.Random(f"{name} {kind}"))
+    damaged = {number for number in base.states if files_below(folder.generation(number)) != base.generation(number)}
+    assert damaged or name == "CURRENT" or kind in ("zero tail", "some zeros"), "zeros may have been there before"
+    if alone:
+        assert damaged <= {3} or kind == "swapped"
+    sound = set(base.states) - damaged
+    for _ in range(2):
+        if not sound:
+            with pytest.raises(NoGenerationError, match="can serve"):
+                open_current(folder)
             continue
-        caplog.clear()
-        folder = IndexFolder(clone(base.path, tmp_path / kind.replace(" ", "-")))
-        if alone:
-            unlink_first(folder.path / name)
-        mutate(folder.path / name, seed)
-        in_place = kind not in ("deleted", "a folder", "extra file")
-        in_both = "segments/000002" in name and (kind == "swapped" or (in_place and not alone))
-        expected = 3 if name == "CURRENT" else 1 if in_both else 2
-        changed = files_below(folder.path) != base.files or kind == "a folder"
-        for _ in range(2):
-            opened = open_current(folder)
-            assert_answers(opened, base.states[opened.manifest.generation])
-            assert opened.manifest.generation == (expected if changed else 3), kind
-        if expected < 3 and changed:
-            assert sorted(path.name[:6] for path in folder.quarantine.iterdir()) == ["000002", "000003"][expected - 1 :]
-            assert f"serving generation {expected} instead" in caplog.messages
-        rebuilt = publish_pending(folder, base.library, SPEC)
-        assert_answers(rebuilt, base.states[3])
-        served = open_current(folder)
-        assert served.manifest.generation == rebuilt.manifest.generation
-        assert_answers(served, base.states[3])
-        named = current_generation(folder)
-        assert named is not None and named[0] == rebuilt.manifest.generation
-        shutil.rmtree(folder.path)
+        opened = open_current(folder)
+        assert opened.manifest.generation == max(sound), kind
+        assert_answers(opened, base.states[max(sound)])
+    if sound and max(sound) < 3:
+        assert sorted(path.name[:6] for path in folder.quarantine.iterdir()) == ["000002", "000003"][max(sound) - 1 :]
+        assert f"serving generation {max(sound)} instead" in caplog.messages
+    rebuilt = publish_pending(folder, base.library, SPEC)
+    served = open_current(folder)
+    assert served.manifest.generation == rebuilt.manifest.generation
+    for opened in (rebuilt, served):
+        assert_answers(opened, base.states[3])
+        assert seqs_with(opened, "paper") == list(base.papers)
+        assert opened.facets(opened.live, 100) == base.facets
+    named = current_generation(folder)
+    assert named is not None and named[0] == rebuilt.manifest.generation
+    shutil.rmtree(folder.path)
 
 
 def test_shared_damage_is_rebuilt_from_the_library_alone(folder: IndexFolder, base: Base) -> None:
     flip(part(folder, "segments/000002/vectors.faiss"))
     flip(part(folder, "tombstones.npy", 1))
     with pytest.raises(
-        NoGenerationError, match=r"000002/vectors\.faiss fails its digest.*rebuild it with: semsearch index"
+        NoGenerationError,
+        match=r"000002/vectors\.faiss fails its digest.*make it anew, without encoding, with: semsearch",
     ):
         open_current(folder)
     rebuilt = healed(folder)
@@ -299,12 +373,16 @@ def test_everything_wrong_is_named_at_once(folder: IndexFolder) -> None:
     flip(part(folder, "tombstones.npy"))
     part(folder, "segments/000003/seqs.npy").unlink()
     part(folder, "stray").write_bytes(b"")
+    part(folder, "lexical/.tantivy-meta.lock").write_bytes(b"")
+    flip(part(folder, "lexical/meta.json"))
     with pytest.raises(GenerationDamageError) as caught:
         open_generation(folder, 3)
     for line in (
         "tombstones.npy fails its digest",
         "segments/000003/seqs.npy is missing",
         "stray does not belong there",
+        "lexical/.tantivy-meta.lock does not belong there",
+        "lexical/meta.json fails its digest",
     ):
         assert line in str(caught.value)
 
@@ -317,22 +395,67 @@ def test_a_manifest_of_another_generation_is_refused(folder: IndexFolder) -> Non
         open_generation(folder, 3, "0" * 64)
 
 
-def rewritten(folder: IndexFolder, number: int, **changes: object) -> None:
-    """Change the manifest and give it a digest that agrees."""
-    path = part(folder, "manifest.json", number)
-    body: dict[str, Any] = json.loads(path.read_bytes())["manifest"] | changes
-    path.write_text(json.dumps({"sha256": room._body_digest(body), "manifest": body}))
-
-
 def test_a_newer_format_is_refused_and_not_called_damage(folder: IndexFolder) -> None:
-    rewritten(folder, 3, format_version=2, something_new=1)
+    rewrite_manifest(folder, 3, format_version=FORMAT_VERSION + 1, something_new=1)
     folder.current.unlink()
     with pytest.raises(
-        SemsearchError, match="has format 2, this semsearch reads 1; use the semsearch that wrote it"
+        SemsearchError, match="has format 3, this semsearch reads 2; use the semsearch that wrote it"
     ) as caught:
         open_current(folder)
     assert not isinstance(caught.value, GenerationDamageError)
     assert not folder.quarantine.exists()
+
+
+def _make_old(folder: IndexFolder, number: int) -> None:
+    """Make it look like one of format 1, which said less of itself."""
+    rewrite_manifest(folder, number, format_version=1)
+    for name in ("works.npy", "segments/000002/traits.npy"):
+        part(folder, name, number).unlink(missing_ok=True)
+
+
+def test_an_older_format_is_made_anew_and_not_called_damage(
+    folder: IndexFolder, base: Base, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in base.states:
+        _make_old(folder, number)
+    name_as_current(folder, 3)
+    before = files_below(folder.generations)
+    with pytest.raises(OldFormatError, match="it has format 1, this semsearch reads 2"):
+        open_generation(folder, 3)
+    with pytest.raises(
+        NoGenerationError,
+        match=r"generation 3: it has format 1.* make it anew, without encoding, with: semsearch index",
+    ):
+        open_current(folder)
+    rebuilt = healed(folder)
+    assert (rebuilt.manifest.generation, rebuilt.manifest.parent) == (4, None)
+    assert_answers(open_current(folder), base.states[3])
+    assert files_below(folder.generations).items() >= before.items(), "they go when they are old enough"
+    assert not folder.quarantine.exists()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    flip(part(folder, "tombstones.npy", 4))
+    with pytest.raises(NoGenerationError, match=r"generation 4: tombstones.* generation 3: it has format 1"):
+        open_current(folder)
+    assert_answers(healed(folder), base.states[3])
+
+
+def test_old_formats_are_removed_like_all_that_is_old(folder: IndexFolder) -> None:
+    for number in (1, 2):
+        _make_old(folder, number)
+        os.utime(folder.generation(number), (0, 0))
+    with Library.open(folder.library) as library:
+        library.delete(["p30"])
+        publish_pending(folder, library, SPEC)
+    assert folder.published() == [4, 3]
+
+
+@pytest.mark.parametrize("recipe", ["text_recipe", "index_recipe", "lexical_recipe", "traits_recipe", "works_recipe"])
+def test_what_other_rules_made_is_not_extended_but_made_anew(folder: IndexFolder, base: Base, recipe: str) -> None:
+    rewrite_manifest(folder, 3, **{recipe: "another"})
+    name_as_current(folder, 3)
+    rebuilt = healed(folder)
+    assert (rebuilt.manifest.generation, rebuilt.manifest.parent) == (4, None)
+    assert_words_and_columns(rebuilt, base.papers)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +463,7 @@ def test_a_newer_format_is_refused_and_not_called_damage(folder: IndexFolder) ->
     [
         ({"papers": 7}, "its manifest counts"),
         ({"rows": 1}, "its manifest counts"),
+        ({"works_recipe": 1, "format_version": "2"}, "its manifest cannot be read"),
         ({"segments": [{"name": "000002", "rows": 47}]}, "not 47 of each"),
         ({"surprise": 1}, "its manifest cannot be read"),
         ({"canaries": [{"vector": "AAAA", "seqs": [1], "scores": [1.0]}]}, "buffer size"),
@@ -348,7 +472,7 @@ def test_a_newer_format_is_refused_and_not_called_damage(folder: IndexFolder) ->
 def test_a_manifest_that_disagrees_with_its_files_is_refused(
     folder: IndexFolder, changes: dict[str, object], message: str
 ) -> None:
-    rewritten(folder, 3, **changes)
+    rewrite_manifest(folder, 3, **changes)
     with pytest.raises(GenerationDamageError, match=message):
         open_generation(folder, 3)
 
@@ -356,11 +480,11 @@ def test_a_manifest_that_disagrees_with_its_files_is_refused(
 def test_a_canary_that_gets_another_answer_is_refused(folder: IndexFolder) -> None:
     canaries = json.loads(part(folder, "manifest.json").read_bytes())["manifest"]["canaries"]
     canaries[1]["seqs"][0] += 1
-    rewritten(folder, 3, canaries=canaries)
+    rewrite_manifest(folder, 3, canaries=canaries)
     with pytest.raises(GenerationDamageError, match="a canary query gets other papers"):
         open_generation(folder, 3)
     canaries[1]["scores"][0] -= 0.001
-    rewritten(folder, 3, canaries=canaries)
+    rewrite_manifest(folder, 3, canaries=canaries)
     with pytest.raises(GenerationDamageError, match="a canary query gets other scores"):
         open_generation(folder, 3)
 
@@ -443,14 +567,24 @@ def test_a_generation_removed_while_it_is_opened_is_not_called_damaged(
 
 
 @pytest.mark.parametrize("code", sorted(room._NOT_DAMAGE))
-@pytest.mark.parametrize("place", [(Path, "read_bytes"), (room, "digest_differs"), (np, "load"), (faiss, "read_index")])
+@pytest.mark.parametrize(
+    "place",
+    [
+        (Path, "read_bytes"),
+        (room, "digest_differs"),
+        (np, "load"),
+        (faiss, "read_index"),
+        (tempfile, "mkdtemp"),
+        (os, "symlink"),
+    ],
+)
 def test_running_out_of_something_is_not_damage(
     folder: IndexFolder, base: Base, monkeypatch: pytest.MonkeyPatch, code: int, place: tuple[Any, str]
 ) -> None:
     current = folder.current.read_bytes()
     with monkeypatch.context() as patch:
 
-        def fail(path: object, *args: object, **kwargs: object) -> Any:
+        def fail(path: object = None, *args: object, **kwargs: object) -> Any:
             if path == folder.current:
                 return current
             if place[0] is faiss:
@@ -477,9 +611,10 @@ def test_running_out_of_memory_is_not_damage(folder: IndexFolder, monkeypatch: p
 
 def test_really_running_out_of_files(folder: IndexFolder, base: Base) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # what earlier tests had open
     held = [os.open(os.devnull, os.O_RDONLY)]
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 30, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 30, hard))
         with pytest.raises(OSError, match="Too many open files"):
             while True:
                 held.append(os.open(os.devnull, os.O_RDONLY))
@@ -505,7 +640,8 @@ def test_opening_and_letting_go_leaks_no_file(folder: IndexFolder) -> None:
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     kept = [open_current(folder) for _ in range(5)]
-    assert len(os.listdir("/dev/fd")) <= before + 5 * len(kept[0].segments), "one for each mapped file of vectors"
+    mapped = 2 * len(kept[0].segments)
+    assert len(os.listdir("/dev/fd")) <= before + 5 * mapped, "one for each file of seqs and of columns"
     del kept
     flip(part(folder, "tombstones.npy"))
     with pytest.raises(GenerationDamageError):
@@ -525,11 +661,12 @@ def test_a_reader_keeps_its_generation_when_the_folder_goes(folder: IndexFolder,
     shutil.rmtree(moved)
     shutil.rmtree(folder.generations)
     assert_answers(opened, base.states[3])
+    assert_words_and_columns(opened, base.papers)
 
 
 def test_readers_get_the_old_or_the_new_state_while_generations_are_published(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "index")
-    shelf.add([make_paper(0)])
+    shelf.add([rich_paper(0, 0)])
     states: dict[int, Vectors] = {shelf.publish().manifest.generation: shelf.oracle.vectors()}
     failures: list[BaseException] = []
     seen: set[int] = set()
@@ -543,6 +680,7 @@ def test_readers_get_the_old_or_the_new_state_while_generations_are_published(tm
                 if vectors := states.get(reuse.manifest.generation):
                     seen.add(reuse.manifest.generation)
                     assert_answers(reuse, vectors)
+                    assert seqs_with(reuse, "paper") == list(vectors)
         except BaseException as error:
             failures.append(error)
 
@@ -550,7 +688,7 @@ def test_readers_get_the_old_or_the_new_state_while_generations_are_published(tm
     for thread in threads:
         thread.start()
     for number in range(1, 25):
-        shelf.add([make_paper(number)])
+        shelf.add([rich_paper(number, 0)])
         shelf.delete([f"p{number - 3}"] if number > 3 else [])
         states[shelf.publish().manifest.generation] = shelf.oracle.vectors()
     done.set()
@@ -581,8 +719,22 @@ def test_the_same_segment_is_shared_and_not_read_again(
     opened = open_current(folder, reuse=second)
     assert opened.segments[0] is second.segments[0]
     assert opened.segments[1] is not third.segments[1]
-    assert sorted(read) == ["seqs.npy", "tombstones.npy", "vectors.faiss"]
+    lexical = [path.name for path in part(folder, "lexical").iterdir()]
+    assert sorted(read) == sorted([*SEGMENT_FILES, "tombstones.npy", "works.npy", *lexical])
     assert_answers(opened, base.states[3])
+    read.clear()
+    again = open_current(folder, reuse=opened)
+    assert again.lexical is opened.lexical
+    assert read == ["tombstones.npy", "works.npy"]
+
+
+def test_a_lexical_index_with_one_other_file_is_read_as_a_whole(folder: IndexFolder, base: Base) -> None:
+    """A copied file may be damaged where the one that is open already is not."""
+    second = open_generation(folder, 2)
+    shared = next(path for path in sorted(part(folder, "lexical").iterdir()) if path.stat().st_nlink == 3)
+    unlink_first(shared)
+    flip(shared)
+    assert open_current(folder, reuse=second).manifest.generation == 2
 
 
 def test_a_segment_of_the_same_name_and_other_content_is_not_shared(
@@ -603,6 +755,10 @@ def test_a_segment_of_the_same_name_and_other_content_is_not_shared(
 # Writing
 
 
+def papers_of(count: int, first: int = 1) -> Iterator[tuple[int, Paper]]:
+    return ((seq, rich_paper(seq, 0)) for seq in range(first, first + count))
+
+
 def draft(rows: int, **changes: Any) -> Draft:
     seqs = np.arange(1, rows + 1, dtype=np.int64)
     values: dict[str, Any] = {
@@ -610,6 +766,9 @@ def draft(rows: int, **changes: Any) -> Draft:
         "kept": (),
         "added": [(seqs, unit_rows(np.random.default_rng(1), rows))],
         "added_rows": rows,
+        "papers": lambda: papers_of(rows),
+        "unfound": (),
+        "newly_found": lambda: papers_of(0),
         "tombstones": np.empty(0, dtype=np.int64),
         "last_seq": rows,
         "last_change": "",
@@ -640,6 +799,56 @@ def test_a_vector_that_is_not_a_number_is_not_published(empty: IndexFolder) -> N
     with pytest.raises(SemsearchError, match="a vector that is not all numbers"):
         publish(empty, draft(4, added=[(np.arange(1, 5), rows)]))
     assert empty.published() == []
+
+
+def test_words_and_columns_of_other_papers_than_vectors_are_not_published(empty: IndexFolder) -> None:
+    with pytest.raises(SemsearchError, match="columns of 3 papers, planned were 4"):
+        publish(empty, draft(4, papers=lambda: papers_of(3)))
+    first = publish(empty, draft(4))
+    before = files_below(empty.path)
+    for unfound in ([], [1, 2]):
+        wrong = draft(0, parent=first, kept=first.segments, added=(), unfound=unfound, tombstones=np.array([0]))
+        with pytest.raises(GenerationDamageError, match=rf"3 papers and the words of {4 - len(unfound)}"):
+            publish(empty, wrong)
+    assert files_below(empty.path) == before
+    assert [path.name for path in empty.generations.iterdir()] == ["000001"]
+
+
+def test_a_generation_can_be_extended_as_it_was_returned(empty: IndexFolder) -> None:
+    """And after its parent is gone: what it was written from may have another name by now."""
+    first = publish(empty, draft(9))
+    assert works_of(first) == {frozenset(group) for group in ((1, 4, 7), (2, 5, 8), (3, 6, 9))}
+    rows = unit_rows(np.random.default_rng(2), 3)
+    added = {"added": [(np.arange(10, 13), rows)], "papers": lambda: papers_of(3, 10)}
+    second = publish(
+        empty, draft(3, parent=first, kept=first.segments, newly_found=lambda: papers_of(3, 10), last_seq=12, **added)
+    )
+    assert works_of(second) == {frozenset(range(start, 13, 3)) for start in (1, 2, 3)}
+    shutil.rmtree(empty.generation(1))
+    third = publish(
+        empty,
+        draft(0, parent=second, kept=second.segments, added=(), unfound=[4], tombstones=np.array([3]), last_seq=12),
+    )
+    assert works_of(third) == {frozenset((1, 7, 10)), frozenset((2, 5, 8, 11)), frozenset((3, 6, 9, 12))}
+    assert_words_and_columns(open_generation(empty, 3), {seq: paper for seq, paper in papers_of(12) if seq != 4})
+
+
+def test_a_lock_that_tantivy_leaves_behind_is_not_published(
+    empty: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def late(folder: Path, *rest: Any) -> int:
+        papers: int = write_lexical(folder, *rest)
+        (folder / ".tantivy-meta.lock").touch()
+        written.append(folder)
+        return papers
+
+    monkeypatch.setattr(room, "write_lexical", late)
+    publish(empty, draft(4))
+    assert not written[0].exists(), "nor can one come later"
+    assert not [path for path in empty.path.rglob("*") if "lock" in path.name or path.suffix == ".tmp"]
+    assert open_generation(empty, 1).papers == 4
 
 
 @pytest.mark.parametrize("length", [0.9991, 1.0009])
@@ -673,7 +882,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     usage = shutil.disk_usage(empty.path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))
     with pytest.raises(
-        SemsearchError, match=r"has 50 MB free, the new generation needs 401 MB; .* run the same command again"
+        SemsearchError, match=r"has 50 MB free, the new generation needs 15,321 MB; .* run the same command again"
     ):
         publish(empty, draft(4, added_rows=10_000_000))
     assert files_below(empty.path) == before
@@ -691,14 +900,26 @@ def test_where_there_are_no_hard_links_files_are_copied_and_checked(
         opened = publish_pending(folder, library, SPEC)
         assert opened.manifest.generation == 4
         assert_answers(open_current(folder), {s: v for s, v in base.states[3].items() if s in set(opened.live_seqs())})
-        copy, original = (part(folder, "segments/000002/vectors.faiss", number) for number in (4, 3))
-        assert copy.read_bytes() == original.read_bytes()
-        assert copy.stat().st_ino != original.stat().st_ino
+        copied = [name for name in opened.manifest.files if name in base.generation(3)]
+        assert {Path(name).name for name in copied} >= set(SEGMENT_FILES)
+        assert {Path(name).suffix for name in copied if "lexical" in name} >= {".idx", ".store", ".del", ".json"}
+        for name in copied:
+            copy, original = (part(folder, name, number) for number in (4, 3))
+            assert copy.stat().st_ino != original.stat().st_ino
+            if not name.endswith((".json", ".npy")) or "segments" in name:
+                assert copy.read_bytes() == original.read_bytes()
+                assert opened.manifest.files[name] == open_generation(folder, 3).manifest.files[name]
         parent = open_current(folder)
-        flip(copy)
-        with pytest.raises(GenerationDamageError, match=r"000002/vectors\.faiss is not what was written"):
-            publish(folder, draft(0, parent=parent, kept=parent.segments, added=(), tombstones=parent.tombstones))
-    assert folder.published() == [4, 3, 2, 1]
+        same = draft(0, parent=parent, kept=parent.segments, added=(), tombstones=parent.tombstones)
+        lexical = next(name for name in copied if name.endswith(".pos"))
+        for name in (*(f"segments/000002/{file}" for file in SEGMENT_FILES), lexical):
+            flip(part(folder, name, 4), 0)
+            with pytest.raises(GenerationDamageError, match=rf"{Path(name).name}.* is not what was written"):
+                publish(folder, same)
+            flip(part(folder, name, 4), 0)
+        assert publish(folder, same).manifest.generation == 5
+    assert folder.published() == [5, 4, 3, 2, 1]
+    assert_answers(open_current(folder), {s: v for s, v in base.states[3].items() if s in set(opened.live_seqs())})
 
 
 def test_old_generations_go_when_there_are_two_newer_and_fifteen_minutes_passed(tmp_path: Path) -> None:
@@ -737,8 +958,12 @@ def test_an_old_generation_that_cannot_be_removed_does_not_fail_the_publish(
 ) -> None:
     os.utime(folder.generation(1), (0, 0))
 
+    real = shutil.rmtree
+
     def refuse(path: Path, ignore_errors: bool = False) -> None:
-        raise OSError(errno.EBUSY, "Device or resource busy")
+        if path.is_relative_to(folder.generations):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        real(path, ignore_errors)
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
     with Library.open(folder.library) as library:

@@ -2,16 +2,29 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_paper
-from storage import SPEC, Shelf, add, clone, files_below, hurry, unit_rows
+from storage import (
+    SPEC,
+    Shelf,
+    add,
+    clone,
+    files_below,
+    hurry,
+    name_as_current,
+    rewrite_manifest,
+    rich_paper,
+    unit_rows,
+)
 
 from semsearch.errors import IndexMissingError
 from semsearch.generation import Draft, IndexFolder, publish
 from semsearch.library import Library
+from semsearch.papers import Paper
 from semsearch.verify import problems
 
 
@@ -23,9 +36,9 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shelf = Shelf(tmp_path_factory.mktemp("base") / "index")
-    shelf.add([make_paper(number) for number in range(12)])
+    shelf.add([rich_paper(number, 0) for number in range(12)])
     shelf.publish()
-    shelf.add([make_paper(20), make_paper(3, words="changed")])
+    shelf.add([rich_paper(20, 0), rich_paper(3, 1)])
     shelf.delete(["p4"])
     shelf.publish()
     shelf.library.close()
@@ -109,6 +122,22 @@ DAMAGE: dict[str, tuple[Callable[[IndexFolder], object], str]] = {
         lambda folder: flip(folder.generation(2) / "segments/000002/vectors.faiss"),
         r"generation 2: segments/000002/vectors\.faiss fails its digest",
     ),
+    "lexical index": (
+        lambda folder: flip(next((folder.generation(2) / "lexical").glob("*.del"))),
+        r"generation 2: lexical/\w+\.\d+\.del fails its digest",
+    ),
+    "lost words": (
+        lambda folder: next((folder.generation(2) / "lexical").glob("*.pos")).unlink(),
+        r"generation 2: lexical/\w+\.pos is missing",
+    ),
+    "columns": (
+        lambda folder: flip(folder.generation(2) / "segments/000001/columns.npy"),
+        r"generation 1: segments/000001/columns\.npy fails its digest",
+    ),
+    "works": (
+        lambda folder: flip(folder.generation(2) / "works.npy"),
+        r"generation 2: works\.npy fails its digest",
+    ),
     "older generation": (
         lambda folder: (folder.generation(1) / "tombstones.npy").unlink(),
         r"generation 1: tombstones\.npy is missing",
@@ -141,29 +170,71 @@ def test_every_damage_is_named_and_nothing_is_changed(folder: IndexFolder, kind:
     assert list(problems(folder)) == lines
 
 
-def test_a_generation_that_disagrees_with_its_library_is_seen_row_by_row(folder: IndexFolder) -> None:
-    """A generation whose files are all sound, made of other papers and other vectors than the library's."""
+def draft_of(folder: IndexFolder, papers: dict[int, Paper] | None = None) -> Draft:
+    """Return a draft of the library, made by hand: with these papers, if they are not to be the library's own."""
     with Library.open(folder.library) as library:
         live = library.all_live_seqs(15)
         assert live.tolist() == [1, 2, 3, *range(6, 15)]
         number = library.encoder_number(SPEC.fingerprint, SPEC.name)
         ((_, vectors),) = library.vectors_at(live.tolist(), number)
+        held = {seq: version.paper for seq, version in library.versions_at(live.tolist()).items()} | (papers or {})
         last_change = library.change_name(15)
-    seqs = np.array([1, 2, 3, 5, *range(7, 15)])
-    vectors[4] = unit_rows(np.random.default_rng(1), 1)[0]
-    draft = Draft(
+    return Draft(
         parent=None,
         kept=(),
-        added=[(seqs, vectors)],
+        added=[(live, vectors)],
         added_rows=12,
+        papers=lambda: iter(sorted(held.items())),
+        unfound=(),
+        newly_found=lambda: iter(()),
         tombstones=np.empty(0, dtype=np.int64),
         last_seq=15,
         last_change=last_change,
         encoder=SPEC,
     )
-    assert publish(folder, draft).manifest.generation == 3
+
+
+def test_a_generation_that_disagrees_with_its_library_is_seen_row_by_row(folder: IndexFolder) -> None:
+    """A generation whose files are all sound, made of other papers and other vectors than the library's."""
+    draft = draft_of(folder)
+    seqs = np.array([1, 2, 3, 5, *range(7, 15)])
+    ((_, vectors),) = draft.added
+    vectors[4] = unit_rows(np.random.default_rng(1), 1)[0]
+    papers = [paper for _, paper in draft.papers()]
+    wrong = replace(draft, added=[(seqs, vectors)], papers=lambda: zip(seqs.tolist(), papers, strict=True))
+    assert publish(folder, wrong).manifest.generation == 3
     assert list(problems(folder)) == [
         "generation 3: the paper of seq 6 is live in the library and cannot be found",
         "generation 3: the paper of seq 5 can be found and is not live in the library",
         "generation 3: the vector of seq 7 is not the library's",
     ]
+
+
+def test_words_under_another_seq_than_the_librarys_are_seen(folder: IndexFolder) -> None:
+    draft = draft_of(folder)
+    seqs = {7: 70, 9: 90}
+    publish(folder, replace(draft, papers=lambda: ((seqs.get(seq, seq), paper) for seq, paper in draft.papers())))
+    assert list(problems(folder)) == [
+        "generation 3: the paper of seq 7 is not in the lexical index",
+        "generation 3: the paper of seq 9 is not in the lexical index",
+    ]
+
+
+def test_columns_of_other_papers_than_the_librarys_are_seen(folder: IndexFolder) -> None:
+    (held,) = (paper for seq, paper in draft_of(folder).papers() if seq == 8)
+    assert (held.year, held.categories, held.venue) == (2002, ("cs.CL", "stat.ML"), "Venue 0")
+    publish(folder, draft_of(folder, {8: replace(held, published="1999", categories=("CS.cl",), venue="VENUE  0")}))
+    assert list(problems(folder)) == [
+        "generation 3: its columns count other papers of year '1999' than the library",
+        "generation 3: its columns count other papers of year '2002' than the library",
+        "generation 3: its columns count other papers of category 'stat.ml' than the library",
+    ]
+
+
+def test_a_generation_of_an_older_format_is_no_problem_unless_it_is_served(folder: IndexFolder) -> None:
+    rewrite_manifest(folder, 1, format_version=1)
+    assert list(problems(folder)) == []
+    rewrite_manifest(folder, 2, format_version=1)
+    name_as_current(folder, 2)
+    (line,) = problems(folder)
+    assert re.match("generation 2: it has format 1.* make it anew, without encoding, with: semsearch index", line)
