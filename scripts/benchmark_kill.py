@@ -30,13 +30,14 @@ import numpy as np
 from measuring import keep
 from numpy.typing import NDArray
 
-from semsearch import Searcher, imports_of, update_index
+from semsearch import Page, Searcher, imports_of, update_index
 from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, Tokenised, load_encoder
 from semsearch.library import text_digest
 from semsearch.readers import Found, read
 
 _TOLERANCE = 1e-5
 _QUERIES = 200
+_FIRST = Page(11, collapse="none")
 
 
 class LoggingEncoder(LazyEncoder):
@@ -145,7 +146,7 @@ def compared(one: Path, other: Path, papers: Path) -> dict[str, Any]:
     different = same = 0
     with Searcher.open(one) as first, Searcher.open(other) as second:
         for query in queries:
-            left, right = first.search(query, 11).hits, second.search(query, 11).hits
+            left, right = first.search(query, _FIRST, "dense").hits, second.search(query, _FIRST, "dense").hits
             for rank in range(10):
                 if left[rank].paper.paper_id == right[rank].paper.paper_id:
                     same += 1

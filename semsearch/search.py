@@ -1,76 +1,120 @@
 """Which papers are nearest to a query, and why?
 
-The reading corridor: query -> vector -> nearest rows of one generation -> papers from the library -> hits. A searcher
-holds one generation from its opening to its end, so all of its answers come from the same state of the index.
+The reading corridor: query and filter -> rows allowed -> both legs -> one ranking -> works -> papers from the library
+-> hits. A searcher holds one generation from its opening to its end, so all of its answers come from the same state of
+the index.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.columns import Facet
 from semsearch.encoders import Encoder, LazyEncoder, checked, find_model
 from semsearch.errors import EncoderError, PaperNotFoundError, RecordError
+from semsearch.evidence import QueryTerms, explain
+from semsearch.filters import EVERY_PAPER, Filter
 from semsearch.generation import Generation, IndexFolder, open_current
+from semsearch.lexical import analyse, spellings
 from semsearch.library import Library
 from semsearch.papers import Paper, normalise_id, normalise_text
 from semsearch.publishing import check_made_from
+from semsearch.queries import LexicalQuery, parse_query
+from semsearch.ranking import Mode, Ranker, Ranking
 
 MAX_WINDOW = 1_000
 """How far one can page: offset + limit."""
 MAX_QUERY_CHARACTERS = 10_000
+MAX_VERSIONS = 20
+"""How many other versions of its work a hit names."""
 
-_SCORE_DECIMALS = 6
-_TIE_MARGIN = 1e-5  # well over the rounding to 1e-6 and twice the error of the scan's float32 arithmetic
-_SPARE_ROWS = 16
+_DISLIKED_WEIGHT = 0.5
+
+Collapse = Literal["work", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class LegEvidence:
-    """Where the dense leg put a hit: its rank, from 1, and its cosine with the query."""
+    """Where one leg put a hit: its rank, from 1, None beyond the leg's first 1,000, and its score there."""
 
-    rank: int
-    cosine: float
+    rank: int | None
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a paper is among the hits."""
+    """Why a paper is among the hits.
 
-    dense: LegEvidence
+    `dense` (score: the cosine) and `lexical` (score: BM25) are None where that leg was not asked. `sentence` is the
+    best one, abstract[start:end], None if none holds a word of the query; `terms` are the query's words that the paper
+    holds.
+    """
+
+    dense: LegEvidence | None
+    lexical: LegEvidence | None
+    sentence: tuple[int, int] | None
+    terms: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One paper of an answer; `rank` counts from 1 over all pages, `score` is higher for the nearer paper."""
+    """One paper of an answer; `rank` counts from 1 over all pages, `score` is higher for the nearer paper.
+
+    `versions` are the other papers of the same work.
+    """
 
     rank: int
     score: float
     paper: Paper
     evidence: Evidence
+    versions: tuple[Paper, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The hits of one page and what they were chosen from.
 
-    `total` papers could be hits, `took_ms` is the time in milliseconds with the query's encoding, `recall_at_10` is
-    measured against exact search.
+    `total` works (papers, if nothing is folded) could be hits, or at least so many if not `total_is_exact`. `took_ms`
+    is the time in milliseconds with the query's encoding, `recall_at_10` is measured against exact search. `facets` are
+    None if not asked for.
     """
 
     hits: tuple[Hit, ...]
     total: int
+    total_is_exact: bool
     took_ms: float
-    mode: str
+    mode: Mode
     generation: int
     model: str
     approximate: bool
     recall_at_10: float
+    facets: dict[str, Facet] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of an answer is wanted, and from which papers.
+
+    :raises ValueError: if the page reaches beyond rank 1,000.
+    """
+
+    limit: int = 10
+    offset: int = 0
+    where: Filter = EVERY_PAPER
+    collapse: Collapse = "work"
+    facet_values: int = 0
+    """How many values each facet tells; 0 for no facets."""
+
+    def __post_init__(self) -> None:
+        """Refuse a page that reaches too far."""
+        if self.limit < 1 or self.offset < 0 or self.offset + self.limit > MAX_WINDOW:
+            raise ValueError(f"limit must be 1 or more, offset 0 or more, and both together at most {MAX_WINDOW:,}")
 
 
 class Searcher:
@@ -126,41 +170,53 @@ class Searcher:
         """Close the searcher."""
         self.close()
 
-    def search(self, query: str, limit: int = 10, offset: int = 0) -> Answer:
-        """Return the papers nearest to a question in plain words.
+    def search(self, query: str, page: Page = Page(), mode: Mode = "hybrid") -> Answer:
+        """Return the papers that answer a question in plain words.
 
-        :raises ValueError: if the query is blank, too long or not text, or the page reaches beyond rank 1,000.
+        `"a phrase"`, `title:word` and `author:name` are demanded of every hit, `-word` is excluded.
+
+        :raises ValueError: if the query is blank, too long or not text.
         """
         started = time.perf_counter()
-        text = clean_query(query)
-        vector = checked(self.encoder.encode_queries([text]), 1, self.encoder.spec.dimension)[0]
-        return self._answer(vector, np.empty(0, dtype=np.int64), limit, offset, started)
+        asked = parse_query(clean_query(query))
+        subject = asked.text if mode != "lexical" else ""
+        vector = self._query_vector(subject) if subject else None
+        words = asked if mode != "dense" or vector is None else None
+        allowed = self._allowed(page.where, asked, np.empty(0, dtype=np.int64))
+        return self._answer(vector, words, asked.text, allowed, page, started)
 
-    def related(self, paper_ids: Sequence[str], limit: int = 10, offset: int = 0) -> Answer:
-        """Return the papers nearest to the mean of these papers' stored vectors, without these papers.
+    def related(self, paper_ids: Sequence[str], page: Page = Page(), disliked: Sequence[str] = ()) -> Answer:
+        """Return the papers nearest to the mean of these papers' vectors, away from that of the disliked ones.
+
+        None of the papers named, in whatever version, is among them.
 
         :raises PaperNotFoundError: naming the ids that are not in the index.
-        :raises ValueError: if no id is given, or the page reaches beyond rank 1,000.
+        :raises ValueError: if no id is given, or nothing is left of the mean.
         """
         started = time.perf_counter()
         if not paper_ids:
             raise ValueError("name at least one paper")
-        seeds = np.unique(np.array([row for row, _ in self._located(paper_ids)], dtype=np.int64))
-        mean = self.generation.vectors_at(seeds).mean(axis=0, dtype=np.float64)
-        length = np.linalg.norm(mean)
+        seeds, avoided = self._rows_of_papers(paper_ids), self._rows_of_papers(disliked)
+        towards = self.generation.vectors_at(seeds).mean(axis=0, dtype=np.float64)
+        if avoided.size:
+            towards -= _DISLIKED_WEIGHT * self.generation.vectors_at(avoided).mean(axis=0, dtype=np.float64)
+        length = np.linalg.norm(towards)
         if length < 1e-9:
             raise ValueError("these papers point in opposite directions; there is nothing between them")
-        return self._answer((mean / length).astype(np.float32), seeds, limit, offset, started)
+        works = [self.generation.works.versions_of(row) for row in [*seeds.tolist(), *avoided.tolist()]]
+        allowed = self._allowed(page.where, LexicalQuery(), np.concatenate(works))
+        return self._answer((towards / length).astype(np.float32), None, "", allowed, page, started)
 
-    def related_to_text(self, title: str, abstract: str, limit: int = 10, offset: int = 0) -> Answer:
+    def related_to_text(self, title: str, abstract: str, page: Page = Page()) -> Answer:
         """Return the papers nearest to a pasted title and abstract, read as a paper's text is read.
 
-        :raises ValueError: if both are blank, or too long or not text, or the page reaches beyond rank 1,000.
+        :raises ValueError: if both are blank, or too long or not text.
         """
         started = time.perf_counter()
         text = clean_query(f"{title} {abstract}".strip())
         vector = checked(self.encoder.encode_passages(self.encoder.tokenise([text])), 1, self.encoder.spec.dimension)[0]
-        return self._answer(vector, np.empty(0, dtype=np.int64), limit, offset, started)
+        allowed = self._allowed(page.where, LexicalQuery(), np.empty(0, dtype=np.int64))
+        return self._answer(vector, None, text, allowed, page, started)
 
     def paper(self, paper_id: str) -> Paper:
         """Return the paper with this id, in whatever spelling.
@@ -189,58 +245,134 @@ class Searcher:
             raise PaperNotFoundError(f"not in the index: {', '.join(repr(paper_id) for paper_id in unknown[:10])}")
         return found
 
+    def _rows_of_papers(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
+        return np.unique(np.array([row for row, _ in self._located(paper_ids)], dtype=np.int64))
+
+    def _rows_of_ids(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of those papers that there are."""
+        versions = [seq for paper_id in paper_ids for seq in self.library.versions_of(paper_id)]
+        return self.generation.rows_of(np.array(versions, dtype=np.int64))
+
+    def _query_vector(self, text: str) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = checked(self.encoder.encode_queries([text]), 1, self.encoder.spec.dimension)[0]
+        return vector
+
+    def _allowed(self, where: Filter, asked: LexicalQuery, excluded: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return which rows may be hits, shape (rows,); None if all live ones may."""
+        generation = self.generation
+        required = generation.lexical.holding(asked.required, every=True)
+        unwanted = generation.lexical.holding(asked.excluded, every=False)
+        if where == EVERY_PAPER and required is None and unwanted is None and not excluded.size:
+            return None
+        allowed = generation.live.copy() if where == EVERY_PAPER else generation.matching(where, self._rows_of_ids)
+        if required is not None:
+            holding = np.zeros_like(allowed)
+            holding[generation.rows_of(required)] = True
+            allowed &= holding
+        if unwanted is not None:
+            allowed[generation.rows_of(unwanted)] = False
+        allowed[excluded] = False
+        return allowed
+
     def _answer(
-        self, vector: NDArray[np.float32], excluded: NDArray[np.int64], limit: int, offset: int, started: float
+        self,
+        vector: NDArray[np.float32] | None,
+        words: LexicalQuery | None,
+        text: str,
+        allowed: NDArray[np.bool_] | None,
+        page: Page,
+        started: float,
     ) -> Answer:
-        if limit < 1 or offset < 0 or offset + limit > MAX_WINDOW:
-            raise ValueError(f"limit must be 1 or more, offset 0 or more, and both together at most {MAX_WINDOW:,}")
-        ranked = self._ranked(vector, excluded, offset + limit)[offset : offset + limit]
-        versions = self.library.versions_at([seq for _, seq in ranked])
-        hits = tuple(
-            Hit(rank, score, versions[seq].paper, Evidence(LegEvidence(rank, score)))
-            for rank, (score, seq) in enumerate(ranked, offset + 1)
-            if seq in versions  # purged since this generation was published
-        )
-        manifest = self.generation.manifest
+        """Rank, fold, cut out the page, and say why each of its papers is there, by the words of `text`."""
+        generation, manifest = self.generation, self.generation.manifest
+        ranker = Ranker(generation, vector, words, allowed, self._names)
+        ranking, places, complete = self._window(ranker, page)
+        hits = self._hits(ranking, places, page, QueryTerms.weigh(spellings(text), generation.lexical.idf))
+        if vector is not None:
+            among = self._counted(allowed, page)
+            total, exact = int(np.count_nonzero(among)), True  # every row has a cosine
+        else:
+            total, exact = len(places), complete
+        facets = generation.facets(self._counted(allowed, page), page.facet_values) if page.facet_values else None
         return Answer(
             hits=hits,
-            total=self.generation.papers - len(excluded),
+            total=total,
+            total_is_exact=exact,
             took_ms=round((time.perf_counter() - started) * 1_000, 3),
-            mode="dense",
+            mode="lexical" if vector is None else "dense" if words is None else "hybrid",
             generation=manifest.generation,
             model=manifest.encoder.name,
             approximate=manifest.approximate,
             recall_at_10=manifest.recall_at_10,
+            facets=facets,
         )
 
-    def _ranked(self, vector: NDArray[np.float32], excluded: NDArray[np.int64], count: int) -> list[tuple[float, int]]:
-        """Return (score, seq) of the `count` best rows, ordered by score rounded to 1e-6 and then by paper id.
+    def _window(self, ranker: Ranker, page: Page) -> tuple[Ranking, Sequence[int], bool]:
+        """Return the ranking, the places in it that are shown, and whether it holds all that could be found.
 
-        The scan fetches past the last place until nothing left could tie with it; then every candidate is scored again
-        in one fixed arithmetic, so that neither threads nor batches nor segments can change an answer.
+        The window only grows where so much of it is folded that the page would come out short.
         """
-        available = self.generation.papers - len(excluded)
-        wanted = min(count, available)
-        if wanted <= 0:
-            return []
-        fetch = wanted + len(excluded) + _SPARE_ROWS
+        window = MAX_WINDOW
         while True:
-            scores, rows = (found[0] for found in self.generation.nearest(vector[None, :], fetch))
-            keep = ~np.isin(rows, excluded)
-            scores, rows = scores[keep], rows[keep]
-            if len(rows) >= available or scores[-1] < scores[wanted - 1] - _TIE_MARGIN:
-                break
-            fetch *= 2
-        exact = np.round(_exact_scores(self.generation.vectors_at(rows), vector), _SCORE_DECIMALS)
-        seqs = self.generation.seqs_at(rows).tolist()
-        paper_ids = self.library.ids_at(seqs)
-        ordered = sorted(zip(exact.tolist(), seqs, strict=True), key=lambda pair: (-pair[0], paper_ids[pair[1]]))
-        return ordered[:wanted]
+            ranking = ranker.ranked(window)
+            rows = ranking.rows
+            collapsed = page.collapse == "work"
+            places = self.generation.works.best_of_each(rows).tolist() if collapsed else range(len(rows))
+            complete = len(ranking.rows) < window
+            if complete or len(places) >= page.offset + page.limit:
+                return ranking, places, complete
+            window *= 2
+
+    def _counted(self, allowed: NDArray[np.bool_] | None, page: Page) -> NDArray[np.bool_]:
+        """Return the rows that totals and facets count: of each work, if works are folded, its first."""
+        if allowed is None:
+            return self.generation.first_versions if page.collapse == "work" else self.generation.live
+        return self.generation.works.first_of_each(allowed) if page.collapse == "work" else allowed
+
+    def _hits(self, ranking: Ranking, places: Sequence[int], page: Page, terms: QueryTerms) -> tuple[Hit, ...]:
+        shown = places[page.offset : page.offset + page.limit]
+        rows = ranking.rows[shown]
+        others = [self._other_versions(row) if page.collapse == "work" else () for row in rows.tolist()]
+        seqs = self._seqs([*rows.tolist(), *(row for versions in others for row in versions)])
+        papers = {seq: version.paper for seq, version in self.library.versions_at(list(seqs.values())).items()}
+        hits = []
+        for rank, (place, row, versions) in enumerate(zip(shown, rows.tolist(), others, strict=True), page.offset + 1):
+            paper = papers.get(seqs[row])
+            if paper:  # else it was purged since this generation was published
+                folded_papers = tuple(papers[seqs[other]] for other in versions if seqs[other] in papers)
+                evidence = _evidence(ranking, place, paper, terms)
+                hits.append(Hit(rank, float(ranking.scores[place]), paper, evidence, folded_papers))
+        return tuple(hits)
+
+    def _other_versions(self, row: int) -> tuple[int, ...]:
+        versions = self.generation.works.versions_of(row).tolist()
+        return tuple(other for other in versions if other != row)[:MAX_VERSIONS]
+
+    def _seqs(self, rows: Sequence[int]) -> dict[int, int]:
+        seqs = self.generation.seqs_at(np.array(rows, dtype=np.int64))
+        return dict(zip(rows, seqs.tolist(), strict=True))
+
+    def _names(self, rows: NDArray[np.int64]) -> Mapping[int, str]:
+        """Return the paper ids of these rows."""
+        seqs = self._seqs(rows.tolist())
+        names = self.library.ids_at(list(seqs.values()))
+        return {row: names[seq] for row, seq in seqs.items()}
 
 
-def _exact_scores(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
-    scores: NDArray[np.float64] = np.einsum("nd,d->n", vectors.astype(np.float64), query.astype(np.float64))
-    return scores
+def _evidence(ranking: Ranking, place: int, paper: Paper, terms: QueryTerms) -> Evidence:
+    text = explain(terms, paper.title, paper.abstract, analyse)
+    return Evidence(
+        dense=_leg(ranking.dense_ranks, ranking.cosines, place),
+        lexical=_leg(ranking.lexical_ranks, ranking.bm25, place),
+        sentence=text.sentence,
+        terms=text.terms,
+    )
+
+
+def _leg(ranks: NDArray[np.int64] | None, scores: NDArray[np.float64] | None, place: int) -> LegEvidence | None:
+    if ranks is None or scores is None:
+        return None
+    return LegEvidence(int(ranks[place]) or None, float(scores[place]))
 
 
 def clean_query(query: str) -> str:

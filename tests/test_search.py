@@ -1,20 +1,28 @@
-"""The reading corridor against an oracle: a numpy matrix product over the vectors as the library holds them."""
+"""The reading corridor against oracles: a numpy matrix product over the library's vectors, and plain set logic."""
 
-from collections.abc import Iterator, Sequence, Set
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
-from conftest import FakeEncoder, Index, make_paper, passage_vectors, write_jsonl
+from conftest import FakeEncoder, FakeLoader, Index, make_paper, passage_vectors, write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.errors import EncoderError, PaperNotFoundError
+from semsearch.filters import parse_filter
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
+from semsearch.papers import Paper
+from semsearch.queries import parse_query
+from semsearch.ranking import MODES, Mode
 from semsearch.reindex import imports_of, update_index
-from semsearch.search import Answer, Searcher
+from semsearch.search import Answer, LegEvidence, Page, Searcher
 
 
 def open_searcher(index: Path, encoder: FakeEncoder) -> Searcher:
@@ -33,6 +41,10 @@ def searcher(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> 
     index_papers(PAPERS)
     with open_searcher(tmp_path / "index", fake_encoder) as opened:
         yield opened
+
+
+def scored(answer: Answer) -> list[tuple[float, str]]:
+    return [(hit.score, hit.paper.paper_id) for hit in answer.hits]
 
 
 def ids(answer: Answer) -> list[str]:
@@ -59,7 +71,7 @@ QUERIES = ["subject3 method2", "finding41", "the very same words", "twin", "noth
 @pytest.mark.parametrize(("limit", "offset"), [(1, 0), (10, 0), (7, 13), (25, 60), (100, 0)])
 def test_answers_equal_brute_force(searcher: Searcher, query: str, limit: int, offset: int) -> None:
     expected = oracle(searcher, query)[offset : offset + limit]
-    answer = searcher.search(query, limit, offset)
+    answer = searcher.search(query, Page(limit, offset, collapse="none"), "dense")
     assert ids(answer) == [paper_id for _, paper_id in expected]
     assert [hit.score for hit in answer.hits] == pytest.approx([score for score, _ in expected], abs=2e-6)
     assert [hit.rank for hit in answer.hits] == list(range(offset + 1, offset + 1 + len(expected)))
@@ -67,10 +79,13 @@ def test_answers_equal_brute_force(searcher: Searcher, query: str, limit: int, o
 
 def test_ties_are_ordered_by_id_and_pages_neither_repeat_nor_skip(searcher: Searcher) -> None:
     twins = sorted(f"p{number}" for number in range(60, 90))
-    assert ids(searcher.search("Twin the very same words", 30)) == twins
-    paged = [each for offset in range(0, 90, 7) for each in ids(searcher.search("Twin the very same words", 7, offset))]
-    assert paged[:30] == twins
-    assert sorted(paged) == sorted(paper.paper_id for paper in PAPERS)
+    for mode in MODES:
+        assert ids(searcher.search("Twin the very same words", Page(30), mode)) == twins
+        pages = [searcher.search("Twin the very same words", Page(7, offset), mode) for offset in range(0, 90, 7)]
+        paged = [each for page in pages for each in ids(page)]
+        assert paged[:30] == twins
+        assert len(paged) == len(set(paged))
+    assert sorted(paged[:30]) == twins
 
 
 def test_threads_and_segments_change_no_answer(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> None:
@@ -82,8 +97,10 @@ def test_threads_and_segments_change_no_answer(index_papers: Index, tmp_path: Pa
     with open_searcher(tmp_path / "index", fake_encoder) as searcher:
         for threads in (1, 2):
             faiss.omp_set_num_threads(threads)
-            answers.append([[(hit.score, hit.paper.paper_id) for hit in searcher.search(q, 50).hits] for q in QUERIES])
-        assert answers[0] == answers[1] == [oracle(searcher, query)[:50] for query in QUERIES]
+            answers.append([scored(searcher.search(q, Page(50), mode)) for q in QUERIES for mode in MODES])
+            dense = [scored(searcher.search(query, Page(50), "dense")) for query in QUERIES]
+            assert dense == [oracle(searcher, query)[:50] for query in QUERIES]
+        assert answers[0] == answers[1]
 
 
 def test_a_deleted_paper_vanishes_and_an_older_version_never_shows(
@@ -94,7 +111,9 @@ def test_a_deleted_paper_vanishes_and_an_older_version_never_shows(
     index_papers(changed, sync=True)
     with open_searcher(tmp_path / "index", fake_encoder) as searcher:
         assert searcher.search("x").total == 85
-        everything = ids(searcher.search("finding5", 85))
+        everything = ids(searcher.search("finding5", Page(85)))
+        assert ids(searcher.search("brand", mode="lexical")) == ["p5"]
+        assert ids(searcher.search("finding4", mode="lexical")) == []
         assert sorted(everything) == sorted(paper.paper_id for paper in changed)
         assert searcher.paper("p5").abstract == "brand new words"
         with pytest.raises(PaperNotFoundError, match="not in the index: 'p4'"):
@@ -103,15 +122,220 @@ def test_a_deleted_paper_vanishes_and_an_older_version_never_shows(
 
 def test_an_answer_names_what_it_came_from(searcher: Searcher) -> None:
     answer = searcher.search("subject3")
-    assert (answer.total, answer.mode, answer.generation, answer.model) == (90, "dense", 1, "all-MiniLM-L6-v2")
-    assert (answer.approximate, answer.recall_at_10) == (False, 1.0)
+    assert (answer.total, answer.total_is_exact, answer.mode, answer.generation) == (90, True, "hybrid", 1)
+    assert (answer.model, answer.approximate, answer.recall_at_10) == ("all-MiniLM-L6-v2", False, 1.0)
     assert answer.took_ms > 0
-    assert answer.hits[0].evidence.dense.rank == 1
-    assert answer.hits[0].evidence.dense.cosine == answer.hits[0].score
+
+
+def test_a_hit_says_where_each_leg_put_it(searcher: Searcher) -> None:
+    dense = searcher.search("subject3 method2 finding17", Page(90), "dense")
+    lexical = searcher.search("subject3 method2 finding17", Page(90), "lexical")
+    hybrid = searcher.search("subject3 method2 finding17", Page(90))
+    assert {hit.evidence.lexical for hit in dense.hits} == {hit.evidence.dense for hit in lexical.hits} == {None}
+    assert [hit.evidence.dense for hit in dense.hits] == [LegEvidence(hit.rank, hit.score) for hit in dense.hits]
+    assert [hit.evidence.lexical for hit in lexical.hits] == [LegEvidence(hit.rank, hit.score) for hit in lexical.hits]
+    cosines = {hit.paper.paper_id: hit.evidence.dense for hit in dense.hits}
+    bm25 = {hit.paper.paper_id: hit.evidence.lexical for hit in lexical.hits}
+    assert len(hybrid.hits) == 90
+    for hit in hybrid.hits:
+        assert hit.evidence.dense == cosines[hit.paper.paper_id]
+        assert hit.evidence.lexical == (bm25.get(hit.paper.paper_id) or LegEvidence(None, 0.0))
+
+
+def fused(searcher: Searcher, query: str, allowed: Set[str]) -> dict[str, float]:
+    """Return the hybrid scores of these papers, worked out from what each leg says of all papers."""
+    everything = Page(1_000, collapse="none")
+    cosines = {hit.paper.paper_id: hit.score for hit in searcher.search(query, everything, "dense").hits}
+    bm25 = {hit.paper.paper_id: hit.score for hit in searcher.search(query, everything, "lexical").hits}
+    most = searcher.generation.lexical.most(parse_query(query))
+    share = {name: bm25.get(name, 0.0) / most for name in allowed}
+    first = {name: (cosines[name] + share[name]) / 2 for name in allowed}
+    best = sorted(allowed, key=lambda name: (-round(first[name], 6), name))[:10]
+    texts = {paper.paper_id: paper.text for paper in map(searcher.paper, allowed)}
+    vectors = {name: passage_vectors(searcher.encoder, [texts[name]])[0].astype(np.float64) for name in allowed}
+    weights = np.exp([30 * first[name] for name in best])
+    moved = searcher.encoder.encode_queries([query])[0].astype(np.float64)
+    for name, weight in zip(best, weights / weights.sum(), strict=True):
+        moved = moved + 0.5 * weight * vectors[name]
+    moved /= np.linalg.norm(moved)
+    return {name: float((vectors[name] @ moved + share[name]) / 2) for name in allowed}
+
+
+@pytest.mark.parametrize("query", ["subject3 method2 finding17", "paper 12 finding12", "twin words", "zebra"])
+def test_a_hybrid_score_joins_both_legs_after_feedback(searcher: Searcher, query: str) -> None:
+    expected = fused(searcher, query, {paper.paper_id for paper in PAPERS})
+    answer = searcher.search(query, Page(90, collapse="none"))
+    assert {hit.paper.paper_id: hit.score for hit in answer.hits} == pytest.approx(expected, abs=3e-6)
+    assert scored(answer) == sorted(scored(answer), key=lambda pair: (-pair[0], pair[1]))
+
+
+def test_what_could_be_scored_at_most_is_the_idf_of_all_words(searcher: Searcher) -> None:
+    """Of 90 papers 30 say "very", none says "zebra"; k1 is 1.2."""
+    idf = math.log(1 + (90 - 30 + 0.5) / 30.5) + math.log(1 + 90.5 / 0.5)
+    assert searcher.generation.lexical.most(parse_query("very zebra very")) == pytest.approx(2.2 * idf)
+
+
+def test_evidence_is_the_sentence_and_the_words(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> None:
+    abstract = "We study rivers. Meltwater from glaciers drains fast in spring. Nothing else is known."
+    index_papers([make_paper(1, words=abstract), make_paper(2), make_paper(3), make_paper(4)])
+    with open_searcher(tmp_path / "index", fake_encoder) as searcher:
+        for mode in MODES:
+            evidence = searcher.search("which glaciers lose meltwater?", mode=mode).hits[0].evidence
+            assert evidence.sentence is not None
+            start, end = evidence.sentence
+            assert abstract[start:end] == "Meltwater from glaciers drains fast in spring."
+            assert set(evidence.terms) == {"glaciers", "meltwater"}
+        assert searcher.search("subject2", mode="dense").hits[-1].evidence.sentence is None
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ('"same words"', {f"p{n}" for n in range(60, 90)}),
+        ('"words same"', set()),
+        ("title:twin finding5", {f"p{n}" for n in range(60, 90)}),
+        ("-title:twin subject3", {f"p{n}" for n in range(60)}),
+        ("subject3 -method2", {f"p{n}" for n in range(90) if n >= 60 or n % 5 != 2}),
+        ("-the", {f"p{n}" for n in range(60)}),
+        ("author:lovelace", set()),
+    ],
+)
+def test_what_a_query_demands_holds_in_every_mode(searcher: Searcher, query: str, expected: set[str]) -> None:
+    for mode in ("hybrid", "dense"):
+        answer = searcher.search(query, Page(100, collapse="none"), mode)
+        if answer.mode == "lexical":  # nothing was left to encode
+            assert set(ids(answer)) <= expected
+        else:
+            assert set(ids(answer)) == expected
+            assert answer.total == len(expected)
+    assert set(ids(searcher.search(query, Page(100, collapse="none"), "lexical"))) <= expected
+
+
+CATEGORIES = ("cs.CL", "cs.LG", "stat.ML", "math.CO")
+DATED = [
+    make_paper(
+        number,
+        published=str(2000 + number % 10),
+        categories=tuple(CATEGORIES[place] for place in range(4) if number >> place & 1),
+        venue=f"Venue {number % 3}",
+        authors=(f"Ada{number % 4} Lovelace", "Grace Hopper") if number % 2 else ("Alan Turing",),
+        doi=f"10.1000/{number}" if number % 5 == 0 else None,
+    )
+    for number in range(120)
+]
+PREDICATES: dict[tuple[str, str], Callable[[Paper], bool]] = {
+    ("year", "2003-2005"): lambda paper: paper.year in (2003, 2004, 2005),
+    ("year", "!2003-2005"): lambda paper: paper.year not in (2003, 2004, 2005),
+    ("year", "2001"): lambda paper: paper.year == 2001,
+    ("category", "cs.*"): lambda paper: any(name.startswith("cs.") for name in paper.categories),
+    ("category", "math.CO|stat.ML"): lambda paper: bool({"math.CO", "stat.ML"} & set(paper.categories)),
+    ("category", "!cs.CL"): lambda paper: "cs.CL" not in paper.categories,
+    ("venue", "venue 1"): lambda paper: paper.venue == "Venue 1",
+    ("author", "ada1 lovelace"): lambda paper: "Ada1 Lovelace" in paper.authors,
+    ("author", "!hopper"): lambda paper: "Grace Hopper" not in paper.authors,
+    ("has_doi", "true"): lambda paper: paper.doi is not None,
+    ("ids", "p7|p8|p9|p200"): lambda paper: paper.paper_id in ("p7", "p8", "p9"),
+    ("source", "elsewhere"): lambda paper: False,
+}
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory: pytest.TempPathFactory, fake_encoder: FakeEncoder) -> Iterator[Searcher]:
+    """Return a searcher over papers with all fields, in several segments, some of them deleted."""
+    folder = tmp_path_factory.mktemp("dated")
+    for end in (80, 110, 120):
+        source = write_jsonl(folder / "dated.jsonl", DATED[:end])
+        update_index(folder / "index", imports_of([source]), load=FakeLoader())
+    source = write_jsonl(folder / "dated.jsonl", DATED[:115])
+    update_index(folder / "index", imports_of([source], sync=True), load=FakeLoader())
+    with open_searcher(folder / "index", fake_encoder) as opened:
+        assert len(opened.generation.segments) > 1
+        yield opened
+
+
+@given(
+    st.lists(st.sampled_from(list(PREDICATES)), max_size=3),
+    st.sampled_from(["subject3 method2", "finding41", "paper", "nothing of all this"]),
+    st.sampled_from(MODES),
+    st.integers(1, 120),
+)
+def test_a_filter_leaves_exactly_the_ranking_of_what_it_allows(
+    dated: Searcher, conditions: list[tuple[str, str]], query: str, mode: Mode, limit: int
+) -> None:
+    allowed = {paper.paper_id for paper in DATED[:115] if all(PREDICATES[each](paper) for each in conditions)}
+    everything = scored(dated.search(query, Page(200, collapse="none"), mode))
+    answer = dated.search(query, Page(limit, where=parse_filter(conditions), collapse="none", facet_values=50), mode)
+    if mode == "hybrid":  # its feedback comes from the papers allowed
+        expected = sorted(fused(dated, query, allowed).values(), reverse=True) if allowed else []
+        assert [hit.score for hit in answer.hits] == pytest.approx(expected[:limit], abs=3e-6)
+        assert set(ids(answer)) <= allowed
+    else:
+        assert scored(answer) == [pair for pair in everything if pair[1] in allowed][:limit]
+    if mode != "lexical":
+        assert (answer.total, answer.total_is_exact) == (len(allowed), True)
+    years = Counter(str(paper.year) for paper in DATED[:115] if paper.paper_id in allowed)
+    assert answer.facets is not None
+    assert {value.value: value.count for value in answer.facets["year"].values} == years
+
+
+LONG = (
+    "Glaciers store most of the fresh water of the planet, and their retreat changes rivers far below them. We follow "
+    "forty valley glaciers over thirty summers with the same instruments, and relate what they lose to the weather of "
+    "the year before. Warm springs matter more than hot summers, and dust on the snow more than both of them together."
+)
+
+
+@pytest.fixture
+def versions(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> Iterator[Searcher]:
+    """Return a searcher over a preprint, what was published of it, and other papers."""
+    fields = {"title": "What forty glaciers tell about the springs before", "authors": ("Mina Berg", "Ole Sand")}
+    preprint = make_paper(1, words=LONG, paper_id="arxiv:2101.00001", published="2021", venue=None, **fields)
+    published = make_paper(2, words=LONG, paper_id="doi:10.1000/g1", published="2022", venue="Ice Letters", **fields)
+    index_papers([preprint, *(make_paper(number) for number in range(10, 40))], "preprints")
+    index_papers([published], "journals")
+    with open_searcher(tmp_path / "index", fake_encoder) as opened:
+        yield opened
+
+
+def test_versions_of_one_work_are_one_hit(versions: Searcher) -> None:
+    for mode in MODES:
+        answer = versions.search("glaciers and dust on the snow", Page(40), mode)
+        assert ids(answer)[0] == "arxiv:2101.00001"
+        assert "doi:10.1000/g1" not in ids(answer)
+        assert [paper.paper_id for paper in answer.hits[0].versions] == ["doi:10.1000/g1"]
+        apart = versions.search("glaciers and dust on the snow", Page(40, collapse="none"), mode)
+        assert ids(apart)[:2] == ["arxiv:2101.00001", "doi:10.1000/g1"]
+        assert apart.hits[0].versions == ()
+        assert apart.total == answer.total + 1
+
+
+def test_a_filter_shows_the_version_that_it_allows(versions: Searcher) -> None:
+    page = Page(where=parse_filter([("venue", "ice letters")]), facet_values=5)
+    answer = versions.search("glaciers", page)
+    assert ids(answer) == ["doi:10.1000/g1"]
+    assert [paper.paper_id for paper in answer.hits[0].versions] == ["arxiv:2101.00001"]
+    assert answer.total == 1
+    facets = versions.search("glaciers", Page(facet_values=50)).facets
+    assert facets is not None
+    assert sum(value.count for value in facets["venue"].values) == 0, "a work counts once, as its first version"
+
+
+def test_related_papers_leave_out_every_version_of_what_is_named(versions: Searcher) -> None:
+    assert not {"arxiv:2101.00001", "doi:10.1000/g1"} & set(ids(versions.related(["doi:10.1000/g1"], Page(40))))
+    liked = versions.related(["p10"], Page(40, collapse="none"), disliked=["doi:10.1000/g1"])
+    assert not {"p10", "arxiv:2101.00001", "doi:10.1000/g1"} & set(ids(liked))
+    assert liked.total == 29
+
+
+def test_disliked_papers_push_away(searcher: Searcher) -> None:
+    before = {name: score for score, name in scored(searcher.related(["p3"], Page(90)))}
+    pushed = {name: score for score, name in scored(searcher.related(["p3"], Page(90), ["p10"]))}
+    like_p10 = set(ids(searcher.related(["p10"], Page(5)))) - {"p3"}
+    assert all(pushed[name] < before[name] for name in like_p10)
 
 
 def test_related_papers_leave_out_the_paper_itself(searcher: Searcher) -> None:
-    answer = searcher.related(["p61"], 89)
+    answer = searcher.related(["p61"], Page(89))
     assert "p61" not in ids(answer)
     assert ids(answer)[:29] == sorted({f"p{number}" for number in range(60, 90)} - {"p61"})
     assert (len(answer.hits), answer.total) == (89, 89)
@@ -119,7 +343,7 @@ def test_related_papers_leave_out_the_paper_itself(searcher: Searcher) -> None:
 
 
 def test_related_to_several_papers_is_nearest_to_their_mean_without_them(searcher: Searcher) -> None:
-    answer = searcher.related(["p3", "p10", "p3"], 10)
+    answer = searcher.related(["p3", "p10", "p3"])
     assert not {"p3", "p10"} & set(ids(answer))
     assert answer.total == 88
     mean = passage_vectors(searcher.encoder, [PAPERS[3].text, PAPERS[10].text]).mean(axis=0)
@@ -169,9 +393,9 @@ def test_bad_queries_are_refused(searcher: Searcher, query: str, message: str) -
 
 
 @pytest.mark.parametrize(("limit", "offset"), [(0, 0), (-1, 0), (10, -1), (1, 1_000), (1_001, 0)])
-def test_pages_beyond_the_window_are_refused(searcher: Searcher, limit: int, offset: int) -> None:
+def test_pages_beyond_the_window_are_refused(limit: int, offset: int) -> None:
     with pytest.raises(ValueError, match="both together at most 1,000"):
-        searcher.search("x", limit, offset)
+        Page(limit, offset)
 
 
 def test_no_ids_are_refused(searcher: Searcher) -> None:
@@ -197,7 +421,7 @@ def test_an_empty_index_answers_with_nothing(index_papers: Index, tmp_path: Path
 def test_a_paper_purged_after_the_publish_is_left_out(searcher: Searcher) -> None:
     searcher.library.delete(["p7"])
     searcher.library.purge(["p7"])
-    assert "p7" not in ids(searcher.search("finding7 subject0 method2", 90))
+    assert "p7" not in ids(searcher.search("finding7 subject0 method2", Page(90)))
 
 
 def test_opposite_papers_have_nothing_between_them(tmp_path: Path, fake_encoder: FakeEncoder) -> None:

@@ -1,0 +1,184 @@
+"""How do the two legs of a search become one ranking?
+
+Each leg gives its best candidates, of a window that no page changes; every candidate then gets both exact scores, and
+one formula joins them: the mean of its cosine and of the share that its BM25 is of what the query's words could score
+at most. Unlike a normalised sum it needs no statistic of the window, and unlike reciprocal ranks it keeps by how much
+one paper is better than the next. The ten best so found then move the query's vector a little towards them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semsearch.generation import Generation
+from semsearch.queries import LexicalQuery
+
+Mode = Literal["hybrid", "dense", "lexical"]
+MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
+
+SCORE_DECIMALS = 6
+DENSE_WEIGHT = 0.5
+"""Of the cosine in a hybrid score; the rest is the lexical share's. Chosen on SciFact train and NFCorpus dev, where
+0.35 to 0.65 are alike within noise."""
+
+_FEEDBACK_PAPERS = 10
+_FEEDBACK_SHARPNESS = 30.0
+_FEEDBACK_WEIGHT = 0.5
+
+_TIE_MARGIN = 1e-5  # well over the rounding to 1e-6 and twice the error of the scan's float32 arithmetic
+_SPARE_ROWS = 16
+
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float64]
+NameRows = Callable[[Rows], Mapping[int, str]]
+"""Returns the paper ids of rows, by row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates, best first; all arrays have shape (n,).
+
+    `cosines` and `bm25` are what each leg gives the row; a rank counts from 1 in its leg's window, and is 0 for a row
+    that is not in it. All four are None for a leg that was not asked.
+    """
+
+    rows: Rows
+    scores: Scores
+    cosines: Scores | None
+    bm25: Scores | None
+    dense_ranks: Rows | None
+    lexical_ranks: Rows | None
+
+
+class Ranker:
+    """Ranks one generation's rows for one query; `allowed` are the rows that may be found, None for all live ones."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        vector: NDArray[np.float32] | None,
+        query: LexicalQuery | None,
+        allowed: NDArray[np.bool_] | None,
+        names: NameRows,
+    ) -> None:
+        """Prepare to rank by the vector, by the words, or by both."""
+        self._generation = generation
+        self._vector = vector
+        self._query = query
+        self._allowed = allowed
+        self._names = names
+
+    def ranked(self, window: int) -> Ranking:
+        """Return the candidates of a window of this many rows in each leg."""
+        dense = None if self._vector is None else self._dense_leg(self._vector, window)
+        lexical = None if self._query is None else self._lexical_leg(self._query, window)
+        rows = np.unique(np.concatenate([leg for leg in (dense, lexical) if leg is not None]))
+        cosines = None if self._vector is None else self._cosines(self._vector, rows)
+        bm25 = None if self._query is None else self._bm25(self._query, rows)
+        scores = np.round(self._scores(rows, cosines, bm25), SCORE_DECIMALS)
+        order = self._order(rows, scores)
+        return Ranking(
+            rows=rows[order],
+            scores=scores[order],
+            cosines=None if cosines is None else cosines[order],
+            bm25=None if bm25 is None else bm25[order],
+            dense_ranks=None if dense is None else _ranks(dense, rows[order]),
+            lexical_ranks=None if lexical is None else _ranks(lexical, rows[order]),
+        )
+
+    def _scores(self, rows: Rows, cosines: Scores | None, bm25: Scores | None) -> Scores:
+        if cosines is None or bm25 is None:
+            alone = bm25 if cosines is None else cosines
+            assert alone is not None, "at least one leg was asked"
+            return alone
+        assert self._vector is not None, "cosines come from a vector"
+        share = self._share(bm25)
+        first = np.round(_joined(cosines, share), SCORE_DECIMALS)
+        vector = self._with_feedback(self._vector, rows, first)
+        return _joined(self._cosines(vector, rows), share)
+
+    def _share(self, bm25: Scores) -> Scores:
+        """Return how much of what the query's words could score the rows do score: about 0 to 1."""
+        assert self._query, "BM25 comes from a query"
+        most = self._generation.lexical.most(self._query)
+        return bm25 / most if most else bm25
+
+    def _with_feedback(self, vector: NDArray[np.float32], rows: Rows, scores: Scores) -> NDArray[np.float32]:
+        """Return the query's vector moved towards the best candidates, of unit length.
+
+        Pseudo-relevance feedback after Rocchio (1971), each paper weighted by the softmax of its score. It wins on
+        SciFact train (nDCG@10 +0.005) and NFCorpus dev (+0.010), and with every other setting tried it did too.
+        """
+        best = self._order(rows, scores)[:_FEEDBACK_PAPERS]
+        if not best.size:
+            return vector
+        weights = np.exp(_FEEDBACK_SHARPNESS * (scores[best] - scores[best[0]]))
+        mean = weights / weights.sum() @ self._generation.vectors_at(rows[best]).astype(np.float64)
+        moved = vector.astype(np.float64) + _FEEDBACK_WEIGHT * mean
+        unit: NDArray[np.float32] = (moved / np.linalg.norm(moved)).astype(np.float32)
+        return unit
+
+    def _dense_leg(self, vector: NDArray[np.float32], window: int) -> Rows:
+        """Return the `window` rows of the highest cosines, best first.
+
+        The scan fetches past the last place until nothing left could tie with it; then every candidate is scored again
+        in one fixed arithmetic, so that neither threads nor batches nor segments can change an answer.
+        """
+        available = self._generation.papers if self._allowed is None else int(np.count_nonzero(self._allowed))
+        wanted = min(window, available)
+        fetch = wanted + _SPARE_ROWS
+        while wanted:
+            scores, rows = self._generation.nearest_to(vector, fetch, self._allowed)
+            if len(rows) >= available or scores[-1] < scores[wanted - 1] - _TIE_MARGIN:
+                best: Rows = rows[self._order(rows, self._cosines(vector, rows))][:wanted]
+                return best
+            fetch *= 2
+        return np.empty(0, dtype=np.int64)
+
+    def _lexical_leg(self, query: LexicalQuery, window: int) -> Rows:
+        """Return the `window` rows of the highest BM25, best first; fewer if fewer hold a word of the query."""
+        allowed = None
+        if self._allowed is not None:
+            allowed = np.sort(self._generation.seqs_at(np.flatnonzero(self._allowed)))
+        scores, seqs = self._generation.lexical.search(query, window, allowed)
+        rows = self._generation.rows_of(seqs)
+        best: Rows = rows[self._order(rows, scores)][:window]
+        return best
+
+    def _cosines(self, vector: NDArray[np.float32], rows: Rows) -> Scores:
+        vectors = self._generation.vectors_at(rows).astype(np.float64)
+        cosines: Scores = np.round(np.einsum("nd,d->n", vectors, vector.astype(np.float64)), SCORE_DECIMALS)
+        return cosines
+
+    def _bm25(self, query: LexicalQuery, rows: Rows) -> Scores:
+        """Return the BM25 of these rows, 0 for those that hold no word of the query."""
+        scores = np.zeros(len(rows))
+        if len(rows):
+            seqs = self._generation.seqs_at(rows)
+            order = np.argsort(seqs)
+            found_scores, found = self._generation.lexical.search(query, len(rows), seqs[order])
+            scores[order[np.searchsorted(seqs, found, sorter=order)]] = found_scores
+        return scores
+
+    def _order(self, rows: Rows, scores: Scores) -> Rows:
+        """Return the places of the rows by score, best first, and by paper id where scores are equal."""
+        order = np.argsort(-scores, kind="stable")
+        ranked = scores[order]
+        tied = np.flatnonzero((np.diff(ranked, prepend=np.inf) == 0) | (np.diff(ranked, append=-np.inf) == 0))
+        if tied.size:
+            names = self._names(rows[order[tied]])
+            order[tied] = sorted(order[tied], key=lambda place: (-scores[place], names[int(rows[place])]))
+        return order
+
+
+def _joined(cosines: Scores, share: Scores) -> Scores:
+    return DENSE_WEIGHT * cosines + (1 - DENSE_WEIGHT) * share
+
+
+def _ranks(leg: Rows, rows: Rows) -> Rows:
+    """Return each row's rank in the leg, from 1; 0 if it is not there."""
+    ranks = dict(zip(leg.tolist(), range(1, len(leg) + 1), strict=True))
+    return np.array([ranks.get(row, 0) for row in rows.tolist()], dtype=np.int64)
