@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import FakeEncoder, make_paper, write_jsonl
 
-from semsearch import cli
+from semsearch import cli, ranking
+from semsearch.cli import options
+from semsearch.encoders import ModelFolder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -145,11 +147,104 @@ def test_related_by_id_and_by_text(run: Run, papers: Path) -> None:
     assert from_stdin["results"][0]["paper"]["id"] == "p2"
 
 
+def found(run: Run, *arguments: str) -> list[str]:
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    return [result["paper"]["id"] for result in json.loads(out)["results"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--year", "1999"), {"p2"}),
+        (("--from", "1999-02", "--to", "1999-03"), {"p2"}),
+        (("--author", "a. one"), {"p1"}),
+        (("--author", "one", "--author", "two"), set()),
+        (("--venue", "!nest"), {"p1", "p3"}),
+        (("--venue", "Ne*", "--no-doi"), {"p2"}),
+        (("--has-doi",), set()),
+        (("--id", "p1", "--id", "p3", "--id", "p9"), {"p1", "p3"}),
+        (("--source", "papers*", "--category", "!*"), {"p1", "p2", "p3"}),
+        (("--mode", "lexical"), {"p1", "p2"}),
+    ],
+)
+def test_search_can_be_filtered(run: Run, papers: Path, options: tuple[str, ...], expected: set[str]) -> None:
+    run("index", "papers.jsonl")
+    assert set(found(run, "search", "songs", *options)) == expected
+
+
+def test_related_can_be_filtered_and_kept_away_from_papers(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    assert found(run, "related", "p1", "--not", "p2") == ["p3"]
+    assert found(run, "related", "p1", "--year", "1999") == ["p2"]
+    assert found(run, "related", "--text", "songs", "--venue", "Nest") == ["p2"]
+
+
+def test_the_syntax_of_questions_is_that_of_searching(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    assert found(run, "search", 'songs -parents "in the deep"') == ["p1"]
+    assert found(run, "search", "author:one") == ["p1"]
+    code, out, _ = run("search", "--json", "--", "-songs -sea")
+    assert code == 0
+    assert json.loads(out)["meta"]["total"] == 0, "there is nothing to look for"
+
+
+def test_facets_follow_the_hits(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, out, _ = run("search", "songs", "--facets", "1")
+    assert code == 0
+    assert out.split("\n\n")[3:-1] == [
+        "year\n        1  1999",
+        "venue\n        1  Nest",
+        "source\n        3  papers",
+    ]
+    assert json.loads(run("search", "songs", "--json")[1]).keys() == {"meta", "results"}
+
+
+def test_versions_of_a_work_are_one_hit_or_several(run: Run, papers: Path) -> None:
+    words = (
+        "Owls turn their heads so far because a reservoir of blood above the neck feeds the brain meanwhile, we find."
+    )
+    write_jsonl(
+        papers,
+        [
+            make_paper(1, title="How owls turn", words=words, published="2020", source="preprints"),
+            make_paper(2, title="How owls turn", words=words, published="2021-05", venue="Owl"),
+        ],
+    )
+    run("index", "papers.jsonl")
+    hits = run("search", "owls")[1].strip().split("\n\n")
+    assert len(hits) == 1
+    assert hits[0].splitlines()[-1].strip() in ("also: p1 (preprints 2020)", "also: p2 (Owl 2021)")
+    apart = run("search", "owls", "--no-collapse")[1].strip().split("\n\n")
+    assert len(apart) == 2
+    assert "also:" not in "".join(apart)
+
+
+def test_matched_words_are_bold_on_a_terminal_only(run: Run, papers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("index", "papers.jsonl")
+    assert "\033" not in run("search", "singing whale")[1]
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    out = run("search", "a singing whale")[1]
+    assert "\033[1mwhales\033[0m \033[1msing\033[0m long songs in the deep sea" in out
+    assert "\033[2mp1\033[0m" in out
+
+
+def test_the_modes_are_those_there_are() -> None:
+    assert options.MODES == ranking.MODES
+
+
 @pytest.mark.parametrize("arguments", [(), ("p1", "--text", "words")])
 def test_related_wants_ids_or_a_text(run: Run, arguments: tuple[str, ...]) -> None:
     code, _, err = run("related", *arguments)
     assert code == 2
     assert "name either papers by ID or a --text" in err
+
+
+def test_a_text_has_nothing_to_keep_away_from(run: Run) -> None:
+    code, _, err = run("related", "--text", "words", "--not", "p1")
+    assert code == 2
+    assert "--not has no meaning without papers named by ID" in err
 
 
 def test_delete_then_purge(run: Run, papers: Path, tmp_path: Path) -> None:
@@ -223,6 +318,9 @@ def test_without_an_index_every_command_says_how_to_make_one(run: Run, command: 
         (("search", " "), "the text is blank"),
         (("search", "x" * 10_001), "shorten it"),
         (("related", "p99"), "not in the index: 'p99'"),
+        (("related", "p1", "--not", "p99"), "not in the index: 'p99'"),
+        (("search", "x", "--year", "2o20"), "neither a year nor a range of years. Write for example year=2020"),
+        (("search", "x", "--from", "2021", "--to", "2020"), "swap the two"),
         (("search", "x", "--limit", "100", "--offset", "950"), "both together at most 1,000"),
     ],
 )
@@ -254,13 +352,15 @@ def test_every_command_has_help(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "--index FOLDER" in out
-    assert "[default: indexes/default" in out
+    assert "[default: indexes/default" in " ".join(out.split())
     assert "\\b" not in out
 
 
 def test_help_shows_its_examples_a_line_each(run: Run) -> None:
     assert '\n  semsearch search "next topic prediction"    nearest papers out\n' in run("--help")[1]
     assert "\n  semsearch eval --index indexes/mine --fail-under 0.95\n" in run("eval", "--help")[1]
+    assert "\n  semsearch search whale songs --facets 5\n" in run("search", "--help")[1]
+    assert "\n  semsearch related --text - < abstract.txt\n" in run("related", "--help")[1]
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
@@ -308,11 +408,23 @@ def test_eval_of_a_judged_set(run: Run, judged: Path, tmp_path: Path) -> None:
     for name in ("nDCG@10", "recall@100", "MRR"):
         low, high = figures["intervals_95"][name]
         assert 0 <= low < figures[name] < high <= 1
-    assert (figures["corpus"], figures["split"], figures["mode"], figures["papers"]) == ("tiny", "test", "dense", 3)
+    assert (figures["corpus"], figures["split"], figures["mode"], figures["papers"]) == ("tiny", "test", "hybrid", 3)
     assert figures["corpus_sha256"] == hashlib.sha256((judged / "corpus.jsonl").read_bytes()).hexdigest()
     assert figures["model"]["fingerprint"] == ModelFolder.find().spec.fingerprint
     assert figures["encoded"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"], "the index was temporary"
+
+
+def test_eval_in_every_mode_and_one_against_another(run: Run, judged: Path) -> None:
+    for mode in options.MODES:
+        save = ("--save", f"{mode}.json")
+        figures = json.loads(run("eval", "tiny", "--index", "kept", "--mode", mode, *save, "--json")[1])
+        assert figures["mode"] == mode
+        assert figures["MRR"] == pytest.approx(0.5, abs=1e-6)
+    code, out, _ = run("eval", "tiny", "--index", "kept", "--mode", "lexical", "--against", "dense.json")
+    assert code == 0
+    assert "lexical search" in out.splitlines()[0]
+    assert "dense search" in out.splitlines()[1]
 
 
 def test_eval_keeps_an_index_and_encodes_nothing_again(run: Run, judged: Path) -> None:
@@ -337,7 +449,7 @@ def test_eval_as_a_table_and_against_an_earlier_run(run: Run, judged: Path) -> N
     code, out, _ = run("eval", "tiny", "--index", "kept", "--save", "before.json")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].startswith("tiny, split test: 3 papers, dense search, all-MiniLM-L6-v2 (")
+    assert lines[0].startswith("tiny, split test: 3 papers, hybrid search, all-MiniLM-L6-v2 (")
     assert lines[3].split()[:3] == ["nDCG@10", "3", "0.5436"]
     saved = json.loads(Path("before.json").read_text())
     assert saved["per_query"]["judged"]["2"]["MRR"] == 0.5
@@ -414,7 +526,7 @@ def test_eval_below_the_floor_has_an_exit_code_of_its_own(run: Run, judged: Path
         (("tiny", "--save", "nowhere/run.json"), "--save: there is no folder nowhere"),
         (("tiny", "--fail-under", "70"), "70.0 is not in the range 0<=x<=1"),
         (("tiny", "--against", "nothing.json"), "File 'nothing.json' does not exist"),
-        (("tiny", "--mode", "psychic"), "'psychic' is not 'dense'"),
+        (("tiny", "--mode", "psychic"), "'psychic' is not one of 'hybrid', 'dense', 'lexical'"),
     ],
 )
 def test_eval_used_wrongly(run: Run, judged: Path, arguments: tuple[str, ...], message: str) -> None:

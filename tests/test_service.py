@@ -1,4 +1,5 @@
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -25,9 +26,11 @@ from semsearch.generation import IndexFolder
 from semsearch.library import Embedding, Library, text_digest
 from semsearch.papers import Paper
 from semsearch.publishing import publish_pending
-from semsearch.search import Searcher
+from semsearch.ranking import MODES, Mode
+from semsearch.search import Page, Searcher
 from semsearch.service import Limits, create_app, make_server
-from semsearch.service.schemas import (
+from semsearch.service.answers import (
+    BatchAnswer,
     ErrorView,
     HealthView,
     PaperView,
@@ -152,11 +155,14 @@ NOT_READY = refusal("not_ready", "the index is being opened; ask again in a mome
 
 
 def test_a_search_answers_with_the_whole_envelope(client: TestClient) -> None:
-    body = body_of(client.get("/search", params={"q": DEEP.text, "limit": 1}))
+    body = body_of(client.get("/search", params={"q": DEEP.text, "limit": 1, "mode": "dense"}))
+    assert re.fullmatch("[A-Za-z0-9_-]{24}", body["meta"].pop("next_cursor"))
     assert body == {
         "meta": {
             "total": 30,
+            "total_is_exact": True,
             "mode": "dense",
+            "collapse": "work",
             "generation": 1,
             "model": "fake",
             "approximate": False,
@@ -184,26 +190,50 @@ def test_a_search_answers_with_the_whole_envelope(client: TestClient) -> None:
                     "popularity": None,
                     "extra": {},
                 },
-                "evidence": {"dense": {"rank": 1, "cosine": 1.0}},
+                "evidence": {
+                    "sentence": {"start": 0, "end": 26, "text": "layers of learned features"},
+                    "terms": ["Deep", "features", "layers", "learning", "of"],
+                    "dense": {"rank": 1, "cosine": 1.0},
+                    "lexical": None,
+                },
+                "versions": [],
             }
         ],
     }
 
 
-def test_a_search_is_the_searchers_answer(client: TestClient, index: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_search_is_the_searchers_answer(client: TestClient, index: Path, mode: Mode) -> None:
+    page = Page(7, 5, facet_values=2)
     with Library.open(IndexFolder(index).library) as library:
         searcher = Searcher(library, client.app.state.live.searcher.generation, FakeEncoder(SPEC))  # type: ignore[attr-defined]
-        expected = answer_envelope(searcher.search("subject3 finding4", 7, 5), 7, 5)
-    expected["meta"].pop("took_ms")
-    assert body_of(client.get("/search?q=subject3+finding4&limit=7&offset=5")) == expected
+        expected = answer_envelope(searcher.search("subject3 finding4", page, mode), page)
+    body = body_of(client.get(f"/search?q=subject3+finding4&limit=7&offset=5&facets=2&mode={mode}"))
+    assert body["meta"]["mode"] == mode
+    for meta in (expected["meta"], body["meta"]):
+        meta["took_ms"] = meta["next_cursor"] = None
+    assert body == expected
 
 
 def test_every_way_to_ask_gives_the_same_answer(client: TestClient) -> None:
     asked = body_of(client.get("/search?q=subject3+finding4"))
-    assert body_of(client.get("/search?query=subject3%20finding4&limit=10&offset=0&mode=dense")) == asked
+    everything: dict[str, Any] = {
+        "query": "subject3 finding4",
+        "limit": 10,
+        "offset": 0,
+        "mode": "hybrid",
+        "collapse": "work",
+        "facets": 0,
+    }
+    assert body_of(client.get("/search", params=everything)) == asked
     assert body_of(client.post("/search", json={"q": "subject3 finding4"})) == asked
-    everything = {"query": "subject3 finding4", "limit": 10, "offset": 0, "mode": "dense"}
     assert body_of(client.post("/search", json=everything)) == asked
+
+
+def test_a_question_that_names_no_subject_is_searched_by_words(client: TestClient) -> None:
+    body = body_of(client.get("/search?q=author:vaswani&mode=dense"))
+    assert body["meta"]["mode"] == "lexical"
+    assert [result["paper"]["id"] for result in body["results"]] == ["arxiv:1706.03762"]
 
 
 def test_following_next_offset_finds_every_paper_once(client: TestClient) -> None:
@@ -247,10 +277,31 @@ def test_one_paper_and_a_list_of_one_have_the_same_neighbours(client: TestClient
     assert not {"p5", "p12"} & {result["paper"]["id"] for result in several["results"]}
 
 
+def test_recommended_papers_are_those_between(client: TestClient) -> None:
+    liked = body_of(client.post("/recommend", json={"positive": ["p5", "p12"], "limit": 5}))
+    assert liked == body_of(client.post("/related", json={"ids": ["p5", "p12"], "limit": 5}))
+    asked = {"positive": ["p5"], "negative": ["p12"], "limit": 100}
+    away = body_of(client.post("/recommend", json=asked))
+    assert away != body_of(client.post("/recommend", json={"positive": ["p5"], "limit": 100}))
+    assert away["meta"]["total"] == 28
+    assert not {"p5", "p12"} & {result["paper"]["id"] for result in away["results"]}
+    as_elsewhere = {"positivePaperIds": ["p5"], "negativePaperIds": ["p12"], "limit": 100}
+    assert body_of(client.post("/recommend", json=as_elsewhere)) == away
+
+
+def test_several_papers_at_once_come_in_the_order_of_their_ids(client: TestClient) -> None:
+    answer = client.post("/papers/batch", json={"ids": ["p5", "p999", "10.1038/NATURE14539", "p5", " "]})
+    assert answer.status_code == 200
+    papers = answer.json()["papers"]
+    assert [paper and paper["id"] for paper in papers] == ["p5", None, "doi:10.1038/nature14539", "p5", None]
+    assert papers[0] == client.get("/papers/p5").json()
+
+
 def test_a_pasted_paper_finds_itself_first(client: TestClient) -> None:
     pasted = {"title": TRANSFORMER.title, "abstract": TRANSFORMER.abstract, "limit": 1}
     (first,) = body_of(client.post("/related", json=pasted))["results"]
     assert (first["paper"]["id"], first["score"]) == ("arxiv:1706.03762", 1.0)
+    assert first["evidence"]["sentence"]["text"] == TRANSFORMER.abstract
 
 
 @pytest.mark.parametrize(
@@ -275,8 +326,8 @@ def test_seeds_that_cancel_out_are_refused(tmp_path: Path) -> None:
     publish(tmp_path)
     with service(tmp_path) as client:
         answer = client.post("/related", json={"ids": ["p1", "p2"]})
-    msg = "there is nothing between these papers; ask for fewer of them"
-    assert (answer.status_code, answer.json()) == (422, refusal("invalid", msg, "body", "ids"))
+    msg = "there is nothing between these papers; leave some of them out"
+    assert (answer.status_code, answer.json()) == (422, refusal("invalid", msg, "body"))
 
 
 def test_stats_tell_what_is_served(client: TestClient) -> None:
@@ -323,7 +374,9 @@ def test_the_description_of_the_api_covers_every_route_and_status(client: TestCl
         ("post", "/search"),
         ("get", "/papers/{paper_id}"),
         ("get", "/papers/{paper_id}/related"),
+        ("post", "/papers/batch"),
         ("post", "/related"),
+        ("post", "/recommend"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/stats"),
@@ -331,8 +384,10 @@ def test_the_description_of_the_api_covers_every_route_and_status(client: TestCl
     for (_, path), operation in operations.items():
         assert operation["summary"]
         assert operation["description"]
-        statuses = {"200", "400", "408", "413", "415", "422", "503"}
-        assert set(operation["responses"]) == statuses | ({"404"} if "papers" in path or path == "/related" else set())
+        by_id = "{paper_id}" in path or path in ("/related", "/recommend")
+        ranks = path.endswith("/related") or path in ("/search", "/recommend")
+        statuses = {"200", "400", "408", "413", "415", "422", "503"} | ({"404"} if by_id else set())
+        assert set(operation["responses"]) == statuses | ({"410"} if ranks else set())
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
 
@@ -340,6 +395,8 @@ def test_answers_are_as_described(client: TestClient) -> None:
     """The models only describe; a field too few or too many would show here."""
     models: dict[str, type[BaseModel]] = {
         "/search?q=a": SearchAnswer,
+        "/search?q=finding5+features&facets=2": SearchAnswer,
+        "/search?q=finding5+features&mode=lexical": SearchAnswer,
         "/papers/p5/related": SearchAnswer,
         "/papers/p5": PaperView,
         "/healthz": HealthView,
@@ -349,7 +406,9 @@ def test_answers_are_as_described(client: TestClient) -> None:
     }
     for path, model in models.items():
         answer = client.get(path).json()
-        assert json.loads(model.model_validate(answer, strict=True).model_dump_json()) == answer
+        assert json.loads(model.model_validate(answer, strict=True).model_dump_json(exclude_unset=True)) == answer
+    batch = client.post("/papers/batch", json={"ids": ["p5", "p999"]}).json()
+    assert json.loads(BatchAnswer.model_validate(batch, strict=True).model_dump_json()) == batch
 
 
 # The index beneath the service
@@ -734,8 +793,9 @@ def test_the_examples_of_the_empty_page_work(client: TestClient) -> None:
 
 def test_a_result_shows_the_paper_and_leads_on(client: TestClient) -> None:
     html = client.get("/", params={"q": TRANSFORMER.text}).text
-    for words in ("Ashish Vaswani, Noam Shazeer", "NeurIPS", "2017", TRANSFORMER.abstract, "Score 1.000"):
+    for words in ("Ashish Vaswani, Noam Shazeer", "NeurIPS", "2017", "<mark>translation</mark> <mark>with</mark>"):
         assert words in html
+    assert TRANSFORMER.abstract in re.sub("</?mark>", "", html)
     links = Outline(html).links()
     assert TRANSFORMER.url in links
     assert "/?related=arxiv%3A1706.03762" in links
@@ -744,11 +804,13 @@ def test_a_result_shows_the_paper_and_leads_on(client: TestClient) -> None:
 def test_the_pages_lead_back_and_forth(client: TestClient) -> None:
     for asked in ("q=subject3", "related=p5", "title=Paper+5&abstract=finding5"):
         first = Outline(client.get(f"/?{asked}").text).links()
-        assert f"/?{asked.replace(':', '%3A')}&offset=10" in first
-        second = Outline(client.get(f"/?{asked}&offset=10").text).links()
+        (second_page,) = [link for link in first if link.startswith(f"/?{asked}&cursor=")]
+        second = Outline(client.get(second_page).text).links()
         assert f"/?{asked}" in second
-        assert f"/?{asked}&offset=20" in second
-        assert f"/?{asked}&offset=30" not in Outline(client.get(f"/?{asked}&offset=20").text).links()
+        (third_page,) = [link for link in second if link.startswith(f"/?{asked}&cursor=")]
+        third = client.get(third_page).text
+        assert re.search("21–(29|30) of (29|30) papers", third)
+        assert [link for link in Outline(third).links() if "cursor=" in link] == [second_page]
 
 
 def test_the_style_sheet_is_ours(client: TestClient) -> None:

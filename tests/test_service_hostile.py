@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import pytest
 from conftest import make_paper
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from test_service import NOT_FOUND, Outline, publish, running, service
 
@@ -18,7 +20,12 @@ from semsearch.service import Limits
 MARK = "zq9mark"
 GET_ROUTES = ("/search", "/papers/p5", "/papers/p5/related", "/healthz", "/readyz", "/stats", "/openapi.json")
 PAGES = ("/", "/static/style.css")
-ROUTES = (*GET_ROUTES, *PAGES, "/related")
+BODY_ROUTES: dict[str, dict[str, Any]] = {
+    "/related": {"ids": ["p5"]},
+    "/recommend": {"positive": ["p5"]},
+    "/papers/batch": {"ids": ["p5"]},
+}
+ROUTES = (*GET_ROUTES, *PAGES, *BODY_ROUTES)
 POSTS = (("/search", "q"), ("/search", "query"), ("/related", "abstract"), ("/related", "title"))
 CODES = {
     400: "malformed",
@@ -179,8 +186,8 @@ def test_a_bad_body_is_refused(client: TestClient, route: str, field: str, name:
     check_refused(client.post(route, content=content, headers={"Content-Type": "application/json"}), status)
 
 
-@pytest.mark.parametrize("mode", ["lexical", "hybrid", "DENSE", "", "zq9mark", "dense "])
-def test_only_the_mode_that_exists_is_accepted(client: TestClient, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["LEXICAL", "hybrid\n", "DENSE", "", "zq9mark", "dense "])
+def test_only_modes_that_exist_are_accepted(client: TestClient, mode: str) -> None:
     check_refused(client.post("/search", json={"q": "a", "mode": mode}), 422)
     check_refused(client.get("/search", params={"q": "a", "mode": mode}), 422)
 
@@ -210,6 +217,158 @@ SEEDS: dict[str, tuple[object, int]] = {
 def test_bad_seeds_are_refused(client: TestClient, name: str) -> None:
     ids, status = SEEDS[name]
     check_refused(client.post("/related", json={"ids": ids}), status)
+    check_refused(client.post("/recommend", json={"positive": ids}), status)
+    if ids:
+        check_refused(client.post("/recommend", json={"positive": ["p5"], "negative": ids}), status)
+    if status == 422 and name != "65 ids":
+        check_refused(client.post("/papers/batch", json={"ids": ids}), status)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"positive": ["p5"], "positivePaperIds": [MARK]},
+        {"negative": ["p5"]},
+        {"positive": ["p5"], "negative": None},
+        {"positive": ["p5"], "q": MARK},
+        {"positive": ["p5"], "mode": "dense"},
+    ],
+)
+def test_recommendations_are_asked_for_in_one_way(client: TestClient, body: dict[str, object]) -> None:
+    check_refused(client.post("/recommend", json=body), 422)
+
+
+def test_a_batch_has_a_limit(client: TestClient) -> None:
+    check_refused(client.post("/papers/batch", json={"ids": ["p5"] * 501}), 422)
+    assert client.post("/papers/batch", json={"ids": ["p5"] * 500}).json()["papers"][499]["id"] == "p5"
+    unknown = client.post("/papers/batch", json={"ids": [MARK, "../../etc/passwd", "p5\n", "p5' OR '1'='1", "\u00e9"]})
+    assert unknown.json() == {"papers": [None, None, client.get("/papers/p5").json(), None, None]}
+
+
+# Filters, facets, cursors
+
+FILTERS = ("year", "date_from", "date_to", "category", "venue", "source", "author", "has_doi", "ids")
+NO_FILTER_VALUE: dict[str, object] = {
+    "a number": 2020,
+    "null": None,
+    "true": True,
+    "an object": {"zq9mark": 1},
+    "a number in a list": [2020],
+    "null in a list": ["2020", None],
+    "a list in a list": [["zq9mark"]],
+    "deep lists": json.loads("[" * 500 + "]" * 500),
+    "an object in a list": [{"$ne": "zq9mark"}],
+    "nothing to mean": "",
+    "a blank": " \t\u200b",
+    "only a sign": "!",
+    "only bars": "|||",
+    "an open end": "zq9mark|",
+    "too many": ["2020"] * 101,
+    "very many": [""] * 15_000,
+    "too many alternatives": "|".join(["2020"] * 1_001),
+}
+NO_DAY = [
+    "0",
+    "20x",
+    "-",
+    "--",
+    "99999",
+    "0000",
+    "2020-00",
+    "2021-02-30",
+    "2020-2019x",
+    "1e3",
+    "２０２０",
+    "zq9mark" * 500,
+]
+
+
+@pytest.mark.parametrize("field", FILTERS)
+@pytest.mark.parametrize("name", NO_FILTER_VALUE)
+def test_what_no_filter_can_mean_is_refused(client: TestClient, field: str, name: str) -> None:
+    value = NO_FILTER_VALUE[name]
+    for path, body in (("/search", {"q": "a"}), ("/recommend", {"positive": ["p5"]}), ("/related", {"title": "a"})):
+        if (path, field) != ("/related", "ids"):
+            answer = client.post(path, json=body | {field: value})
+            check_refused(answer, 422)
+            assert answer.json()["detail"][0]["loc"][:2] == ["body", field]
+
+
+@pytest.mark.parametrize("value", NO_DAY)
+def test_a_day_that_is_none_is_refused(client: TestClient, value: str) -> None:
+    for field in ("year", "date_from", "date_to"):
+        for path in ("/search?q=a", "/papers/p5/related", "/?q=a"):
+            address, _, query = path.partition("?")
+            parameters = dict([query.split("=")]) if query else {}
+            check_refused(client.get(address, params=parameters | {field: value}), 422)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "facets=-1",
+        "facets=101",
+        "facets=true",
+        "facets=",
+        "facets=1e1",
+        "facets=zq9mark",
+        "collapse=",
+        "collapse=zq9mark",
+        "collapse=work&collapse=none",
+        "cursor=",
+        "cursor=zq9mark",
+        "cursor=" + "A" * 24,
+        "cursor=" + "A" * 65,
+        "cursor=" + "zq9mark" * 1_000,
+        "cursor=%F0%9F%92%A5",
+        "cursor=AAAAAAAAAAAAAAAAAAAAAAA%3D",
+        "cursor=AAAA+AAA/AAAAAAAAAAAAAAA",
+        "cursor=AAAAAAAAAAAAAAAAAAAAAAAA&cursor=AAAAAAAAAAAAAAAAAAAAAAAA",
+    ],
+)
+@pytest.mark.parametrize("path", ["/search?q=a&", "/papers/p5/related?"])
+def test_bad_facets_versions_and_cursors_are_refused(client: TestClient, path: str, query: str) -> None:
+    check_refused(client.get(path + query), 400 if query.count("=") == 2 else 422)
+
+
+@pytest.mark.parametrize("value", [5, True, ["zq9mark"], {"a": 1}, "", "zq9mark", "A" * 24, "\u00e9" * 24])
+def test_a_cursor_that_is_none_is_refused_in_a_body(client: TestClient, value: object) -> None:
+    check_refused(client.post("/search", json={"q": "a", "cursor": value}), 422)
+
+
+def test_a_cursor_that_was_tampered_with_is_refused(client: TestClient) -> None:
+    cursor = client.get("/search?q=a&limit=5").json()["meta"]["next_cursor"]
+    assert client.get(f"/search?q=a&limit=5&cursor={cursor}").status_code == 200
+    for place in range(len(cursor)):
+        changed = cursor[:place] + ("A" if cursor[place] != "A" else "B") + cursor[place + 1 :]
+        assert client.get(f"/search?q=a&limit=5&cursor={changed}").status_code in (410, 422)
+
+
+@settings(max_examples=150, deadline=None)
+@given(field=st.sampled_from(FILTERS), value=st.text(max_size=40), mode=st.sampled_from(["hybrid", "dense", "lexical"]))
+def test_any_text_as_a_filter_is_answered_or_refused(client: TestClient, field: str, value: str, mode: str) -> None:
+    for answer in (
+        client.get("/search", params={"q": "a", field: value, "mode": mode, "facets": 3}),
+        client.post("/search", json={"q": "a", field: value, "mode": mode}),
+        client.get("/", params={"q": "a", field: value, "mode": mode}),
+    ):
+        assert answer.status_code in (200, 422), answer.text
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.text(
+        alphabet=st.one_of(st.sampled_from('"-:!|*\\ title author'), st.characters(codec="utf-8")), max_size=40
+    ),
+    mode=st.sampled_from(["hybrid", "dense", "lexical"]),
+)
+def test_any_text_as_a_question_is_answered_or_refused(client: TestClient, text: str, mode: str) -> None:
+    for answer in (
+        client.get("/search", params={"q": text, "mode": mode}),
+        client.post("/related", json={"title": text}),
+        client.get("/", params={"q": text, "mode": mode}),
+    ):
+        assert answer.status_code in (200, 422), answer.text
 
 
 @pytest.mark.parametrize(
@@ -275,7 +434,7 @@ def test_json_is_accepted_however_it_is_announced(client: TestClient, content_ty
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "identity", "zq9mark", ""])
 def test_a_coded_body_is_refused(client: TestClient, route: str, coding: str) -> None:
-    method = "POST" if route == "/related" else "GET"
+    method = "POST" if route in BODY_ROUTES else "GET"
     check_refused(client.request(method, route, content=b"\x1f\x8b", headers={"Content-Encoding": coding}), 415)
 
 
@@ -307,21 +466,23 @@ def test_a_body_of_just_the_limit_is_read(client: TestClient) -> None:
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "HEAD", "PROPFIND", "ZQ9MARK"])
 def test_another_method_is_refused(client: TestClient, route: str, method: str) -> None:
     answer = client.request(method, route)
-    allowed = {"/search": "GET, POST", "/related": "POST"}.get(route, "GET")
+    posts = {"/search": "GET, POST", "/papers/batch": "GET, POST", "/related": "POST", "/recommend": "POST"}
+    allowed = posts.get(route, "GET")
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     if method != "HEAD":
         check_refused(answer, 405)
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route not in ("/search", "/related")])
+@pytest.mark.parametrize("route", [*GET_ROUTES[1:], *PAGES])
 def test_a_get_route_takes_no_post(client: TestClient, route: str) -> None:
     answer = client.post(route, json={"q": MARK})
     check_refused(answer, 405)
     assert answer.headers["allow"] == "GET"
 
 
-def test_a_post_route_takes_no_get(client: TestClient) -> None:
-    answer = client.get("/related")
+@pytest.mark.parametrize("route", ["/related", "/recommend"])
+def test_a_post_route_takes_no_get(client: TestClient, route: str) -> None:
+    answer = client.get(route)
     check_refused(answer, 405)
     assert answer.headers["allow"] == "POST"
 
@@ -355,8 +516,8 @@ EVERYWHERE: dict[str, tuple[str, int]] = {
 def test_a_bad_query_string_is_refused_everywhere(client: TestClient, route: str, name: str) -> None:
     query, status = EVERYWHERE[name]
     target = f"{route}?{query}"
-    if route == "/related":
-        check_refused(client.post(target, json={"ids": ["p5"]}), status)
+    if route in BODY_ROUTES:
+        check_refused(client.post(target, json=BODY_ROUTES[route]), status)
     else:
         check_refused(client.get(target), status)
 
@@ -618,8 +779,9 @@ def test_a_hostile_text_is_shown_and_nothing_else(library: TestClient, number: i
     page = library.get("/", params={"q": f"{TEXTS[number]} abstract{number}"})
     assert page.status_code == 200
     (first,) = [outline for outline in articles(page.text) if f"/?related=text{number}" in outline.links()]
-    assert first.tags == plain.tags  # no tag more than those of a plain paper
-    assert [name for name, _ in first.attributes] == [name for name, _ in plain.attributes]
+    assert set(first.tags) <= {*plain.tags, "mark", "details", "summary"}
+    assert first.tags.count("a") == plain.tags.count("a")
+    assert {name for name, _ in first.attributes} == {name for name, _ in plain.attributes}
     outline = Outline(page.text)
     assert not {"script", "iframe", "svg", "img", "style", "object"} & set(outline.tags)
     assert outline.tags.count("form") == 1
@@ -633,6 +795,17 @@ def test_a_hostile_text_comes_back_as_json_unchanged(library: TestClient, number
     assert json.loads(answer.content.decode("utf-8"))["title"] == TEXTS[number]
     found = library.post("/search", json={"q": f"{TEXTS[number]} abstract{number}"[:10_000], "limit": 100})
     assert found.status_code == 200
+
+
+def test_a_hostile_label_is_a_link_that_narrows_down_and_nothing_else(library: TestClient) -> None:
+    outline = Outline(library.get("/?q=abstract").text)
+    links = [link for link in outline.links() if "venue=" in link]
+    assert links
+    assert not {"script", "iframe", "svg", "img", "style", "object"} & set(outline.tags)
+    for link in links:
+        page = library.get(link)
+        assert page.status_code == 200
+        assert "1–1 of 1 paper, " in page.text
 
 
 @pytest.mark.parametrize("number", range(len(URLS)))

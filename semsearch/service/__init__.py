@@ -1,9 +1,9 @@
 """How is the search offered over HTTP, as JSON and as a page?
 
 The only folder that imports fastapi. A request meets these files in this order: `gate.py` (what no request may do),
-`strict.py` (what no query string and no body may hold), `routes.py` or `page.py` (one searcher, one answer). `live.py`
-keeps that searcher up with the index, `schemas.py` says what may be asked and what comes back, `refusals.py` how
-a request is turned down.
+`strict.py` (what no query string and no body may hold), `questions.py` (what may be asked), `routes.py` or `page.py`
+(one searcher, one answer). `live.py` keeps that searcher up with the index, `paging.py` gives the pages of one ranking
+one searcher, `answers.py` describes what comes back, `refusals.py` how a request is turned down.
 """
 
 from semsearch.service.app import create_app

@@ -4,13 +4,15 @@ Server-rendered, without JavaScript. Everything a paper or a reader wrote is esc
 becomes an address is a link whose scheme is http or https.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from semsearch.envelope import in_pieces, snippet
 
 UI_HEADERS = {  # X-Content-Type-Options comes with every answer, from the gate
     "Content-Security-Policy": (
@@ -36,9 +38,9 @@ def web_link(url: str | None) -> str | None:
     return url if parts.scheme in ("http", "https") and parts.netloc else None
 
 
-def page_link(**parameters: str | int) -> str:
-    """Return the address of our page with these query parameters."""
-    return "/?" + urlencode(parameters)
+def page_link(**parameters: str | Sequence[str]) -> str:
+    """Return the address of our page with these query parameters, one given several times for a list."""
+    return "/?" + urlencode(parameters, doseq=True)
 
 
 _environment = Environment(
@@ -49,6 +51,8 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.filters["web_link"] = web_link
+_environment.filters["in_pieces"] = in_pieces
+_environment.filters["snippet"] = snippet
 _environment.globals["page_link"] = page_link
 
 

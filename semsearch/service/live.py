@@ -2,7 +2,8 @@
 
 One background thread opens the index, then looks twice a second whether CURRENT names another generation. A new one is
 opened and verified beside the old one and swapped in by replacing one reference; a request takes that reference once,
-so all it sees is of one generation. What cannot be opened never takes down what is being served.
+so all it sees is of one generation. The old one is kept for a while, for readers who are in the middle of its pages.
+What cannot be opened never takes down what is being served.
 """
 
 import logging
@@ -23,7 +24,7 @@ from semsearch.errors import (
     NoGenerationError,
     SemsearchError,
 )
-from semsearch.generation import Generation, IndexFolder, current_generation, open_current
+from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, open_current
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.search import Searcher
@@ -37,6 +38,7 @@ Reason = Literal["none", "opening", "no_index", "no_generation", "damaged", "enc
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
+_MAX_REPLACED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class LiveSearcher:
         self._libraries: list[Library] = []  # the last is in use, the others by requests that began with them
         self._library_file: tuple[int, int] | None = None
         self._searcher: Searcher | None = None
+        self._replaced: dict[int, tuple[Searcher, float]] = {}  # by generation, and until when; never changed in place
         self._state = State("starting", "opening")
         self._seen: tuple[int, str] | None = None
         self._retry_at: float | None = 0.0  # None: nothing to do until CURRENT changes
@@ -94,6 +97,14 @@ class LiveSearcher:
     def searcher(self) -> Searcher | None:
         """The searcher for one request, from its start to its end; None while there is none."""
         return self._searcher
+
+    def searcher_of(self, generation: int) -> Searcher | None:
+        """Return the searcher of this generation, which may have been replaced up to 15 minutes ago."""
+        current = self._searcher
+        if current and current.generation.manifest.generation == generation:
+            return current
+        searcher, until = self._replaced.get(generation, (None, 0.0))
+        return searcher if time.monotonic() < until else None
 
     @property
     def state(self) -> State:
@@ -125,6 +136,7 @@ class LiveSearcher:
                 self._report(error)
                 self._state = State("degraded" if self._searcher else "unavailable", reason_of(error))
                 self._retry_later()
+            self._replaced = {number: kept for number, kept in self._replaced.items() if time.monotonic() < kept[1]}
             self._stopping.wait(self._poll_seconds)
 
     def _look(self) -> None:
@@ -203,8 +215,19 @@ class LiveSearcher:
 
     def _swap(self, library: Library, generation: Generation) -> None:
         encoder = self._encoder_for(generation.manifest.encoder)
+        self._replaced = self._replaced_by(library, generation)
         self._searcher = Searcher(library, generation, encoder)
         logger.info("serving generation %d with %d papers", generation.manifest.generation, generation.papers)
+
+    def _replaced_by(self, library: Library, generation: Generation) -> dict[int, tuple[Searcher, float]]:
+        """Return what is kept once this generation is served; nothing of an index that was made anew."""
+        current = self._searcher
+        if current is None or current.library is not library:
+            return {}
+        latest = {current.generation.manifest.generation: (current, time.monotonic() + KEEP_SECONDS)}
+        kept = self._replaced | latest
+        kept.pop(generation.manifest.generation, None)
+        return {number: kept[number] for number in sorted(kept, reverse=True)[:_MAX_REPLACED]}
 
     def _encoder_for(self, spec: EncoderSpec) -> Encoder:
         """Return the encoder in use if it makes this vector space, else a new one, loaded beside it."""

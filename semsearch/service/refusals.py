@@ -17,7 +17,7 @@ from starlette.routing import Route
 from semsearch.errors import PaperNotFoundError, SemsearchError
 from semsearch.service.html import render
 from semsearch.service.live import Reason, State, reason_of
-from semsearch.service.schemas import BODY_FORMS
+from semsearch.service.questions import BODY_FORMS
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ CODES = {
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",
+    410: "gone",
     413: "too_large",
     415: "unsupported_media_type",
     422: "invalid",

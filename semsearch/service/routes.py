@@ -1,8 +1,10 @@
 """Which questions does the JSON API answer?
 
-Each request takes the live searcher once, at its start, and asks it in a worker thread.
+Each request takes one searcher, at its start, and asks it in a worker thread: that of the moment, or the one whose
+pages its cursor goes on with.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -10,10 +12,12 @@ from fastapi.responses import JSONResponse, Response
 
 from semsearch import __version__
 from semsearch.envelope import answer_envelope, paper_envelope, public_model_name
-from semsearch.search import Searcher
-from semsearch.service import schemas
+from semsearch.errors import PaperNotFoundError
+from semsearch.search import Answer, Page, Searcher
+from semsearch.service import answers, questions
 from semsearch.service.html import STYLE
 from semsearch.service.live import LiveSearcher, State
+from semsearch.service.paging import turn_to
 from semsearch.service.refusals import Refusal, message_of, unavailable
 from semsearch.service.strict import StrictRoute, no_parameters
 
@@ -21,6 +25,7 @@ _WORDS = {
     400: "malformed: bad JSON, bad percent-encoding, a parameter given twice",
     404: "no such paper",
     408: "the body did not arrive in time",
+    410: "the cursor's state of the index is gone",
     413: "the body is too large",
     415: "the body is not plain JSON",
     422: "understood, but not acceptable; `detail` says where and what to do",
@@ -31,7 +36,7 @@ _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "st
 
 def _responses(answer: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": schemas.ErrorView, "description": _WORDS[status]}
+        status: {"model": answers.ErrorView, "description": _WORDS[status]}
         for status in sorted({400, 408, 413, 415, 422, 503, *statuses})
     }
     errors[503]["headers"] = _RETRY_AFTER
@@ -42,6 +47,10 @@ def live_of(request: Request) -> LiveSearcher:
     """Return the live searcher of the service that got this request."""
     live: LiveSearcher = request.app.state.live
     return live
+
+
+async def _live(request: Request) -> LiveSearcher:
+    return live_of(request)  # not itself the dependency: only what is async costs no thread
 
 
 async def current_searcher(request: Request) -> Searcher:
@@ -57,25 +66,44 @@ async def current_searcher(request: Request) -> Searcher:
 
 
 CurrentSearcher = Annotated[Searcher, Depends(current_searcher)]
+Live = Annotated[LiveSearcher, Depends(_live)]
 api = APIRouter(route_class=StrictRoute)
 _bare = [Depends(no_parameters)]
 
 
-@api.get("/search", summary="Search by meaning", responses=_responses(schemas.SearchAnswer))
-def search(searcher: CurrentSearcher, query: Annotated[schemas.SearchQuery, Query()]) -> Response:
-    """Return the papers nearest to a question."""
-    return _search(searcher, query)
+def _ranked(
+    live: LiveSearcher,
+    searcher: Searcher,
+    asked: questions.Asked,
+    subject: tuple[object, ...],
+    ask: Callable[[Searcher, Page], Answer],
+) -> Response:
+    """Return the page that `ask` gives of the question told by filters and `subject`."""
+    turn = turn_to(live, searcher, asked, *subject)
+    answer = ask(turn.searcher, turn.page)
+    return JSONResponse(answer_envelope(answer, turn.page, turn.next_cursor(answer)))
 
 
-@api.post("/search", summary="Search with a long text", responses=_responses(schemas.SearchAnswer), dependencies=_bare)
-def search_long(searcher: CurrentSearcher, body: schemas.SearchBody) -> Response:
-    """Return the papers nearest to a question that is too long for an address."""
-    return _search(searcher, body)
+@api.get("/search", summary="Search", responses=_responses(answers.SearchAnswer, 410))
+def search(live: Live, searcher: CurrentSearcher, query: Annotated[questions.SearchQuery, Query()]) -> Response:
+    """Return the papers that answer a question."""
+    return _search(live, searcher, query)
 
 
-def _search(searcher: Searcher, asked: schemas.SearchQuery | schemas.SearchBody) -> Response:
-    answer = searcher.search(asked.q, asked.limit, asked.offset)
-    return JSONResponse(answer_envelope(answer, asked.limit, asked.offset))
+@api.post(
+    "/search",
+    summary="Search with a long text or many filters",
+    responses=_responses(answers.SearchAnswer, 410),
+    dependencies=_bare,
+)
+def search_long(live: Live, searcher: CurrentSearcher, body: questions.SearchBody) -> Response:
+    """Return the papers that answer a question that is too long for an address."""
+    return _search(live, searcher, body)
+
+
+def _search(live: LiveSearcher, searcher: Searcher, asked: questions.SearchQuery | questions.SearchBody) -> Response:
+    subject = ("search", asked.q, asked.mode)
+    return _ranked(live, searcher, asked, subject, lambda chosen, page: chosen.search(asked.q, page, asked.mode))
 
 
 PaperId = Annotated[str, Path(description="arXiv, DOI, ACL or own id", examples=["arxiv:1706.03762"])]
@@ -87,18 +115,19 @@ PaperId = Annotated[str, Path(description="arXiv, DOI, ACL or own id", examples=
 @api.get(
     "/papers/{paper_id:path}/related",
     summary="Papers like this one",
-    responses=_responses(schemas.SearchAnswer, 404),
+    responses=_responses(answers.SearchAnswer, 404, 410),
 )
-def related(searcher: CurrentSearcher, paper_id: PaperId, query: Annotated[schemas.RelatedQuery, Query()]) -> Response:
+def related(
+    live: Live, searcher: CurrentSearcher, paper_id: PaperId, query: Annotated[questions.RelatedQuery, Query()]
+) -> Response:
     """Return the papers nearest to a paper of the index, without that paper."""
-    answer = searcher.related([paper_id], query.limit, query.offset)
-    return JSONResponse(answer_envelope(answer, query.limit, query.offset))
+    return _neighbours(live, searcher, query, [paper_id])
 
 
 @api.get(
     "/papers/{paper_id:path}",
     summary="One paper",
-    responses=_responses(schemas.PaperView, 404),
+    responses=_responses(answers.PaperView, 404),
     dependencies=_bare,
 )
 def paper(searcher: CurrentSearcher, paper_id: PaperId) -> Response:
@@ -106,32 +135,66 @@ def paper(searcher: CurrentSearcher, paper_id: PaperId) -> Response:
     return JSONResponse(paper_envelope(searcher.paper(paper_id)))
 
 
+@api.post("/papers/batch", summary="Several papers", responses=_responses(answers.BatchAnswer), dependencies=_bare)
+def papers(searcher: CurrentSearcher, body: questions.BatchBody) -> Response:
+    """Return up to 500 papers, in the order of their ids."""
+    return JSONResponse({"papers": [_paper_or_null(searcher, paper_id) for paper_id in body.ids]})
+
+
+def _paper_or_null(searcher: Searcher, paper_id: str) -> dict[str, Any] | None:
+    try:
+        return paper_envelope(searcher.paper(paper_id))
+    except PaperNotFoundError:
+        return None
+
+
 @api.post(
     "/related",
     summary="Papers like a pasted one, or like several",
-    responses=_responses(schemas.SearchAnswer, 404),
+    responses=_responses(answers.SearchAnswer, 404, 410),
     dependencies=_bare,
 )
-def related_to(searcher: CurrentSearcher, body: schemas.RelatedBody) -> Response:
+def related_to(live: Live, searcher: CurrentSearcher, body: questions.RelatedBody) -> Response:
     """Return the papers nearest to a title and abstract, or to the mean of several papers of the index."""
-    if isinstance(body, schemas.PastedText):
-        answer = searcher.related_to_text(body.title, body.abstract, body.limit, body.offset)
-    else:
+    if isinstance(body, questions.SeedPapers):
+        return _neighbours(live, searcher, body, body.ids)
+    subject = ("text", body.title, body.abstract)
+    return _ranked(
+        live, searcher, body, subject, lambda chosen, page: chosen.related_to_text(body.title, body.abstract, page)
+    )
+
+
+@api.post(
+    "/recommend",
+    summary="Papers like these and unlike those",
+    responses=_responses(answers.SearchAnswer, 404, 410),
+    dependencies=_bare,
+)
+def recommend(live: Live, searcher: CurrentSearcher, body: questions.RecommendBody) -> Response:
+    """Return the papers nearest to the mean of the positive ones, away from that of the negative ones."""
+    return _neighbours(live, searcher, body, body.positive, body.negative)
+
+
+def _neighbours(
+    live: LiveSearcher, searcher: Searcher, asked: questions.Asked, liked: list[str], disliked: Sequence[str] = ()
+) -> Response:
+    def ask(chosen: Searcher, page: Page) -> Answer:
         try:
-            answer = searcher.related(body.ids, body.limit, body.offset)
+            return chosen.related(liked, page, disliked)
         except ValueError:  # their vectors cancel out
-            msg = "there is nothing between these papers; ask for fewer of them"
-            raise Refusal(422, msg, loc=["body", "ids"]) from None
-    return JSONResponse(answer_envelope(answer, body.limit, body.offset))
+            msg = "there is nothing between these papers; leave some of them out"
+            raise Refusal(422, msg, loc=[asked.SENT_IN]) from None
+
+    return _ranked(live, searcher, asked, ("related", liked, disliked), ask)
 
 
-@api.get("/healthz", summary="Does the process answer?", responses=_responses(schemas.HealthView), dependencies=_bare)
+@api.get("/healthz", summary="Does the process answer?", responses=_responses(answers.HealthView), dependencies=_bare)
 async def healthz() -> Response:
     """Return 200 whenever the process runs, with or without an index."""
     return JSONResponse({"status": "ok"})
 
 
-@api.get("/readyz", summary="Are searches answered?", responses=_responses(schemas.ReadyView), dependencies=_bare)
+@api.get("/readyz", summary="Are searches answered?", responses=_responses(answers.ReadyView), dependencies=_bare)
 async def readyz(request: Request, searcher: CurrentSearcher) -> Response:
     """Return 200 while searches are answered; "degraded" if not from what the index should be, and why."""
     state = live_of(request).state
@@ -139,7 +202,7 @@ async def readyz(request: Request, searcher: CurrentSearcher) -> Response:
     return JSONResponse(values | {"generation": searcher.generation.manifest.generation})
 
 
-@api.get("/stats", summary="What is served", responses=_responses(schemas.StatsView), dependencies=_bare)
+@api.get("/stats", summary="What is served", responses=_responses(answers.StatsView), dependencies=_bare)
 async def stats(request: Request, searcher: CurrentSearcher) -> Response:
     """Return the size, the encoder and the state of the index that is served."""
     manifest = searcher.generation.manifest

@@ -16,6 +16,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
+from semsearch.filters import FILTER_NAMES
 from semsearch.service.refusals import Refusal
 
 _MAX_DIGITS = 400
@@ -59,7 +60,7 @@ def no_parameters(request: Request) -> None:
 
 
 def check_query_string(raw: bytes) -> None:
-    """Do nothing for a query string with one meaning only.
+    """Do nothing for a query string with one meaning only; filters may be given several times, and all must hold.
 
     :raises Refusal: 400 for bad percent-encoding, bytes that are no UTF-8 or a repeated name, 422 for NUL.
     """
@@ -74,7 +75,7 @@ def check_query_string(raw: bytes) -> None:
     except UnicodeDecodeError:
         msg = "the query string is not UTF-8; encode it as UTF-8 before percent-encoding"
         raise Refusal(400, msg, loc=["query"]) from None
-    names = [name for name, _ in decoded]
+    names = [name for name, _ in decoded if name not in FILTER_NAMES]
     if len(set(names)) != len(names):
         raise Refusal(400, "a query parameter is given twice; give each one once", loc=["query"])
     if any("\x00" in text for pair in decoded for text in pair):

@@ -1,0 +1,105 @@
+"""How is an index served, and how is it? `serve`, `stats`, `verify`."""
+
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from semsearch.cli.options import device_option, index_option, json_option
+from semsearch.cli.terminal import print_json
+
+
+@click.command()
+@index_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: any."
+)
+@device_option
+def serve(index: Path, host: str, port: int, device: str | None) -> None:
+    """Serve the page and the HTTP API. A reindex beside it needs no restart."""
+    from semsearch.generation import IndexFolder
+    from semsearch.service import create_app, run
+
+    IndexFolder(index).check_exists()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a service never goes out to fetch a model
+    run(create_app(index, device=device), host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
+
+
+@click.command()
+@index_option
+@json_option
+def stats(index: Path, as_json: bool) -> None:
+    """Show what the index holds and what made it."""
+    from semsearch.generation import IndexFolder, open_current
+    from semsearch.library import Library
+
+    folder = IndexFolder(index)
+    folder.check_exists()
+    with Library.open(folder.library) as library:
+        manifest = open_current(folder).manifest
+        counts = library.counts()
+        number = library.known_encoder(manifest.encoder.fingerprint)
+        live = library.all_live_seqs(manifest.last_seq).tolist()
+        truncated = library.truncated(live, number, manifest.encoder.max_tokens) if number else 0
+        pending = library.last_seq() - manifest.last_seq
+    disk_bytes = _disk_bytes(index)
+    result = {
+        "papers": manifest.papers,
+        "generation": manifest.generation,
+        "published": manifest.created_at,
+        "segments": [asdict(segment) for segment in manifest.segments],
+        "model": asdict(manifest.encoder),
+        "index_recipe": manifest.index_recipe,
+        "text_recipe": manifest.text_recipe,
+        "truncated": truncated,
+        "pending_changes": pending,
+        "library": asdict(counts),
+        "bytes": disk_bytes,
+    }
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"papers      {manifest.papers:,}")
+    click.echo(f"library     {counts.changes:,} changes, {counts.embeddings:,} embeddings")
+    click.echo(f"generation  {manifest.generation}, published {manifest.created_at}, {len(manifest.segments)} segments")
+    click.echo(
+        f"model       {manifest.encoder.name} ({manifest.encoder.dimension} dimensions, {manifest.index_recipe})"
+    )
+    click.echo(
+        f"truncated   {truncated:,} papers have more than the {manifest.encoder.max_tokens} tokens the model reads"
+    )
+    click.echo(f"on disk     {disk_bytes / 1e6:,.1f} MB")
+    if pending:
+        click.echo(f"pending     {pending:,} changes are not searchable yet; publish them with: {folder.command}")
+
+
+@click.command()
+@index_option
+@json_option
+def verify(index: Path, as_json: bool) -> None:
+    """Check every row, vector and file of the index, and that they agree. Exit code 1 if anything is wrong."""
+    from semsearch.generation import IndexFolder
+    from semsearch.verify import problems
+
+    found = list(problems(IndexFolder(index)))
+    if as_json:
+        print_json({"sound": not found, "problems": found})
+    else:
+        for line in found:
+            click.echo(line)
+        click.echo(f"{len(found)} problems" if found else "sound")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+def _disk_bytes(index: Path) -> int:
+    """Return the size of all files below the folder, each hard-linked one counted once."""
+    sizes: dict[int, int] = {}
+    for path in index.rglob("*"):
+        with suppress(FileNotFoundError):  # a log or an old generation may go while we count
+            if path.is_file():
+                sizes[path.stat().st_ino] = path.stat().st_size
+    return sum(sizes.values())
