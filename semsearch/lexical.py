@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -336,8 +337,7 @@ class LexicalIndex:
 
         A word that no paper holds counts too: it is what the query asks for and no paper answers.
         """
-        terms = set(analyse(query.text))
-        return (_K1 + 1) * self.weights.text * sum(self._idf("text", term) for term in terms)
+        return (_K1 + 1) * self.weights.text * sum(self._idf("text", term) for term in analyse(query.text))
 
     def idf(self, term: str) -> float:
         """Return how telling an analysed term is: its inverse document frequency, as in BM25.
@@ -386,9 +386,9 @@ class LexicalIndex:
     def _word_clauses(self, words: Sequence[str]) -> Iterator[Query]:
         """Return one clause per field and distinct word: flat, because tantivy skips blocks only in a flat union."""
         text, weights = " ".join(words), self.weights
-        for term in self._telling(analyse(text)):
-            yield self._term("text", term, weights.text)
-            yield self._term("title", term, weights.title)
+        for term, times in self._telling(Counter(analyse(text))).items():
+            yield self._term("text", term, times * weights.text)
+            yield self._term("title", term, times * weights.title)
         for name in dict.fromkeys(_NAMES.analyze(text)):
             yield self._term("name", name, weights.name)
         for name in dict.fromkeys(_FOLDED.analyze(text)):
@@ -396,15 +396,16 @@ class LexicalIndex:
         for name in dict.fromkeys(_ids_in(words)):
             yield self._term("id", name, weights.id)
 
-    def _telling(self, terms: Sequence[str]) -> list[str]:
-        """Return the terms worth looking up, each once: to count what a query repeats made no ranking better.
+    def _telling(self, terms: Counter[str]) -> dict[str, int]:
+        """Return the terms worth looking up, and how often each occurs in the query, as BM25 counts it.
 
         Words that more than half of all papers hold are left out, unless there are no others: half of the time goes
-        into them, and no ranking measured is better for them. Of a very long text, the most telling are kept.
+        into them, and no ranking measured is better for them. Of a very long text, the terms that weigh most are kept.
         """
         idfs = {term: self._idf("text", term) for term in terms if self.document_frequency(term)}
         telling = [term for term, idf in idfs.items() if idf >= _COMMON_IDF] or list(idfs)
-        return sorted(telling, key=idfs.__getitem__, reverse=True)[:_MAX_TERMS]
+        heaviest = sorted(telling, key=lambda term: terms[term] * idfs[term], reverse=True)
+        return {term: terms[term] for term in heaviest[:_MAX_TERMS]}
 
     def _name_likeness(self, word: str) -> float:
         """Return 1 for what is only a name, and less the more common the word is in texts.

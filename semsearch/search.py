@@ -81,8 +81,8 @@ class Answer:
     """The hits of one page and what they were chosen from.
 
     `total` works (papers, if nothing is folded) could be hits, or at least so many if not `total_is_exact`. `took_ms`
-    is the time in milliseconds with the query's encoding, `recall_at_10` is measured against exact search. `facets` are
-    None if not asked for.
+    is the time in milliseconds with the query's encoding, `recall_at_10` is measured against exact search. `facets`
+    count what `total` counts, and are None if not asked for.
     """
 
     hits: tuple[Hit, ...]
@@ -288,12 +288,13 @@ class Searcher:
         ranker = Ranker(generation, vector, words, allowed, self._names)
         ranking, places, complete = self._window(ranker, page)
         hits = self._hits(ranking, places, page, QueryTerms.weigh(spellings(text), generation.lexical.idf))
-        if vector is not None:
-            among = self._counted(allowed, page)
-            total, exact = int(np.count_nonzero(among)), True  # every row has a cosine
+        if vector is not None:  # every row has a cosine, so all that are allowed could be hits
+            among, exact = self._counted(allowed, page), True
         else:
-            total, exact = len(places), complete
-        facets = generation.facets(self._counted(allowed, page), page.facet_values) if page.facet_values else None
+            among, exact = np.zeros(manifest.rows, dtype=np.bool_), complete
+            among[ranking.rows[list(places)]] = True
+        total = int(np.count_nonzero(among))
+        facets = generation.facets(among, page.facet_values) if page.facet_values else None
         return Answer(
             hits=hits,
             total=total,

@@ -416,11 +416,12 @@ def test_eval_of_a_judged_set(run: Run, judged: Path, tmp_path: Path) -> None:
 
 
 def test_eval_in_every_mode_and_one_against_another(run: Run, judged: Path) -> None:
+    expected = {"hybrid": 1.5 / 3, "dense": 1.5 / 3, "lexical": 1 / 3}  # most papers hold "songs": no word to look for
     for mode in options.MODES:
         save = ("--save", f"{mode}.json")
         figures = json.loads(run("eval", "tiny", "--index", "kept", "--mode", mode, *save, "--json")[1])
         assert figures["mode"] == mode
-        assert figures["MRR"] == pytest.approx(0.5, abs=1e-6)
+        assert figures["MRR"] == pytest.approx(expected[mode], abs=1e-6)
     code, out, _ = run("eval", "tiny", "--index", "kept", "--mode", "lexical", "--against", "dense.json")
     assert code == 0
     assert "lexical search" in out.splitlines()[0]

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,13 +96,13 @@ def bm25(papers: Sequence[tuple[int, Paper]], query: str, weights: FieldWeights)
     titles = {seq: paper.title.split() for seq, paper in papers}
     for weight, contents in ((weights.text, texts), (weights.title, titles)):
         average = sum(map(len, contents.values())) / len(papers)
-        for term in set(query.split()):
+        for term, times in Counter(query.split()).items():
             holding = sum(term in content for content in contents.values())
             idf = math.log(1 + (len(papers) - holding + 0.5) / (holding + 0.5))
             for seq, content in contents.items():
                 if frequency := content.count(term):
                     norm = 1.2 * (1 - 0.75 + 0.75 * len(content) / average)
-                    scores[seq] += weight * idf * frequency * 2.2 / (frequency + norm)
+                    scores[seq] += weight * times * idf * frequency * 2.2 / (frequency + norm)
     return dict(scores)
 
 

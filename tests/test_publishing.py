@@ -163,6 +163,22 @@ def test_a_row_that_a_merge_had_dropped_is_written_again_when_it_comes_back(shel
     assert_words_and_columns(revived, shelf.oracle.papers())
 
 
+def test_a_work_falls_apart_when_the_paper_that_held_it_together_goes_and_comes_back_with_it(shelf: Shelf) -> None:
+    ada, blaise, both = (rich_paper(number, 0) for number in (0, 3, 6))
+    shelf.add([ada, blaise, *(rich_paper(number, 0) for number in (1, 2))])
+    assert works_of(shelf.publish()) == {frozenset({seq}) for seq in (1, 2, 3, 4)}
+    shelf.add([both])
+    assert works_of(shelf.publish()) == {frozenset({1, 2, 5}), frozenset({3}), frozenset({4})}
+    shelf.add([rich_paper(number, 0) for number in (7, 8, 10, 11)])  # so that the bridge is only marked as dead
+    shelf.publish()
+    shelf.add([make_paper(6, words="of two")], "two")
+    apart = shelf.publish()
+    assert apart.tombstones.tolist() == apart.rows_of(np.array([5])).tolist()
+    assert {frozenset({1}), frozenset({2})} <= works_of(apart)
+    shelf.delete(["p6"], "two")
+    assert frozenset({1, 2, 5}) in works_of(shelf.publish())
+
+
 def test_purged_papers_are_no_obstacle(shelf: Shelf) -> None:
     shelf.add([make_paper(number) for number in range(8)])
     shelf.publish()
