@@ -84,8 +84,8 @@ def measured(address: str, questions: list[str], mode: str, clients: int, second
     p50, p99 = np.percentile(waits, [50, 99])
     return {
         "questions_per_second": round(len(waits) / watch.seconds, 2),
-        "milliseconds_p50": round(1_000 * p50, 1),
-        "milliseconds_p99": round(1_000 * p99, 1),
+        "milliseconds_p50": round(1_000 * float(p50), 1),
+        "milliseconds_p99": round(1_000 * float(p99), 1),
     }
 
 
