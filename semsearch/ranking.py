@@ -74,11 +74,13 @@ class Ranker:
     def ranked(self, window: int) -> Ranking:
         """Return the candidates of a window of this many rows in each leg."""
         dense = None if self._vector is None else self._dense_leg(self._vector, window)
-        lexical = None if self._query is None else self._lexical_leg(self._query, window)
+        found = None if self._query is None else self._lexical_leg(self._query, window)
+        lexical = None if found is None else found[0]
         rows = np.unique(np.concatenate([leg for leg in (dense, lexical) if leg is not None]))
-        cosines = None if self._vector is None else self._cosines(self._vector, rows)
-        bm25 = None if self._query is None else self._bm25(self._query, rows)
-        scores = np.round(self._scores(rows, cosines, bm25), SCORE_DECIMALS)
+        vectors = None if self._vector is None else self._generation.vectors_at(rows).astype(np.float64)
+        cosines = None if self._vector is None or vectors is None else _cosines(self._vector, vectors)
+        bm25 = None if self._query is None or found is None else self._bm25(self._query, rows, found, window)
+        scores = np.round(self._scores(rows, vectors, cosines, bm25), SCORE_DECIMALS)
         order = self._order(rows, scores)
         return Ranking(
             rows=rows[order],
@@ -89,37 +91,26 @@ class Ranker:
             lexical_ranks=None if lexical is None else _ranks(lexical, rows[order]),
         )
 
-    def _scores(self, rows: Rows, cosines: Scores | None, bm25: Scores | None) -> Scores:
+    def _scores(
+        self, rows: Rows, vectors: NDArray[np.float64] | None, cosines: Scores | None, bm25: Scores | None
+    ) -> Scores:
         if cosines is None or bm25 is None:
             alone = bm25 if cosines is None else cosines
             assert alone is not None, "at least one leg was asked"
             return alone
         assert self._vector is not None, "cosines come from a vector"
+        assert vectors is not None, "and from those of the candidates"
         share = self._share(bm25)
         first = np.round(_joined(cosines, share), SCORE_DECIMALS)
-        vector = self._with_feedback(self._vector, rows, first)
-        return _joined(self._cosines(vector, rows), share)
+        best = self._order(rows, first)[:_FEEDBACK_PAPERS]
+        moved = _with_feedback(self._vector, vectors[best], first[best])
+        return _joined(_cosines(moved, vectors), share)
 
     def _share(self, bm25: Scores) -> Scores:
         """Return how much of what the query's words could score the rows do score: about 0 to 1."""
         assert self._query, "BM25 comes from a query"
         most = self._generation.lexical.most(self._query)
         return bm25 / most if most else bm25
-
-    def _with_feedback(self, vector: NDArray[np.float32], rows: Rows, scores: Scores) -> NDArray[np.float32]:
-        """Return the query's vector moved towards the best candidates, of unit length.
-
-        Pseudo-relevance feedback after Rocchio (1971), each paper weighted by the softmax of its score. It wins on
-        SciFact train (nDCG@10 +0.005) and NFCorpus dev (+0.010), and with every other setting tried it did too.
-        """
-        best = self._order(rows, scores)[:_FEEDBACK_PAPERS]
-        if not best.size:
-            return vector
-        weights = np.exp(_FEEDBACK_SHARPNESS * (scores[best] - scores[best[0]]))
-        mean = weights / weights.sum() @ self._generation.vectors_at(rows[best]).astype(np.float64)
-        moved = vector.astype(np.float64) + _FEEDBACK_WEIGHT * mean
-        unit: NDArray[np.float32] = (moved / np.linalg.norm(moved)).astype(np.float32)
-        return unit
 
     def _dense_leg(self, vector: NDArray[np.float32], window: int) -> Rows:
         """Return the `window` rows of the highest cosines, best first.
@@ -133,34 +124,35 @@ class Ranker:
         while wanted:
             scores, rows = self._generation.nearest_to(vector, fetch, self._allowed)
             if len(rows) >= available or scores[-1] < scores[wanted - 1] - _TIE_MARGIN:
-                best: Rows = rows[self._order(rows, self._cosines(vector, rows))][:wanted]
+                cosines = _cosines(vector, self._generation.vectors_at(rows).astype(np.float64))
+                best: Rows = rows[self._order(rows, cosines)][:wanted]
                 return best
             fetch *= 2
         return np.empty(0, dtype=np.int64)
 
-    def _lexical_leg(self, query: LexicalQuery, window: int) -> Rows:
-        """Return the `window` rows of the highest BM25, best first; fewer if fewer hold a word of the query."""
+    def _lexical_leg(self, query: LexicalQuery, window: int) -> tuple[Rows, Scores]:
+        """Return the `window` rows of the highest BM25, best first, and it; fewer if fewer hold a word of the query."""
         allowed = None
         if self._allowed is not None:
             allowed = np.sort(self._generation.seqs_at(np.flatnonzero(self._allowed)))
         scores, seqs = self._generation.lexical.search(query, window, allowed)
         rows = self._generation.rows_of(seqs)
-        best: Rows = rows[self._order(rows, scores)][:window]
-        return best
+        order = self._order(rows, scores)[:window]
+        return rows[order], scores[order]
 
-    def _cosines(self, vector: NDArray[np.float32], rows: Rows) -> Scores:
-        vectors = self._generation.vectors_at(rows).astype(np.float64)
-        cosines: Scores = np.round(np.einsum("nd,d->n", vectors, vector.astype(np.float64)), SCORE_DECIMALS)
-        return cosines
+    def _bm25(self, query: LexicalQuery, rows: Rows, leg: tuple[Rows, Scores], window: int) -> Scores:
+        """Return the BM25 of these rows, ascending, 0 for those that hold no word of the query.
 
-    def _bm25(self, query: LexicalQuery, rows: Rows) -> Scores:
-        """Return the BM25 of these rows, 0 for those that hold no word of the query."""
+        The leg's own are known, and all of them if it is shorter than the window; only the rest is looked up.
+        """
         scores = np.zeros(len(rows))
-        if len(rows):
-            seqs = self._generation.seqs_at(rows)
+        scores[np.searchsorted(rows, leg[0])] = leg[1]
+        rest = np.flatnonzero(~np.isin(rows, leg[0]))
+        if len(leg[0]) == window and rest.size:
+            seqs = self._generation.seqs_at(rows[rest])
             order = np.argsort(seqs)
-            found_scores, found = self._generation.lexical.search(query, len(rows), seqs[order])
-            scores[order[np.searchsorted(seqs, found, sorter=order)]] = found_scores
+            found_scores, found = self._generation.lexical.search(query, len(rest), seqs[order])
+            scores[rest[order[np.searchsorted(seqs, found, sorter=order)]]] = found_scores
         return scores
 
     def _order(self, rows: Rows, scores: Scores) -> Rows:
@@ -172,6 +164,25 @@ class Ranker:
             names = self._names(rows[order[tied]])
             order[tied] = sorted(order[tied], key=lambda place: (-scores[place], names[int(rows[place])]))
         return order
+
+
+def _cosines(vector: NDArray[np.float32], vectors: NDArray[np.float64]) -> Scores:
+    cosines: Scores = np.round(np.einsum("nd,d->n", vectors, vector.astype(np.float64)), SCORE_DECIMALS)
+    return cosines
+
+
+def _with_feedback(vector: NDArray[np.float32], vectors: NDArray[np.float64], scores: Scores) -> NDArray[np.float32]:
+    """Return the query's vector moved towards these of the best candidates, best first, of unit length.
+
+    Pseudo-relevance feedback after Rocchio (1971), each paper weighted by the softmax of its score. It wins on SciFact
+    train (nDCG@10 +0.005) and NFCorpus dev (+0.010), and with every other setting tried it did too.
+    """
+    if not len(vectors):
+        return vector
+    weights = np.exp(_FEEDBACK_SHARPNESS * (scores - scores[0]))
+    moved = vector.astype(np.float64) + _FEEDBACK_WEIGHT * (weights / weights.sum() @ vectors)
+    unit: NDArray[np.float32] = (moved / np.linalg.norm(moved)).astype(np.float32)
+    return unit
 
 
 def _joined(cosines: Scores, share: Scores) -> Scores:

@@ -13,8 +13,6 @@ from tokenizers import Tokenizer
 from semsearch.encoders.model import ModelFolder, read_json
 from semsearch.errors import EncoderError
 
-_LENGTH_STEP = 8  # lengths are rounded up to it: fewer shapes to compile for, at 2 % more padding
-
 
 class Tokenised(NamedTuple):
     """A text, the numbers of the tokens that the model reads of it, and how many it has in all, special ones too."""
