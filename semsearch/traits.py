@@ -136,13 +136,6 @@ class Traits:
     keys: Hashes
     rows: NDArray[np.int32]
 
-    def at(self, rows: Rows) -> "Traits":
-        """Return the traits of these rows, each at most once, in this order."""
-        places = np.full(len(self.table), -1, dtype=np.int32)
-        places[rows] = np.arange(len(rows), dtype=np.int32)
-        taken = places[self.rows] >= 0
-        return Traits(self.table[rows], self.keys[taken], places[self.rows[taken]])
-
     @classmethod
     def joined(cls, parts: "Sequence[Traits]") -> "Traits":
         """Return the traits of segments laid end to end."""

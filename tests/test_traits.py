@@ -121,19 +121,8 @@ def test_blocks_make_no_difference() -> None:
     assert_equal(Traits.joined([traits_of(papers[:77]), traits_of(papers[77:])]), traits_of(papers))
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(TEXTS, max_size=8), st.data())
-def test_rows_taken_over_in_any_order(texts: list[str], data: st.DataObject) -> None:
-    papers = papers_of(texts)
-    order = data.draw(st.permutations(range(len(papers))))
-    kept = np.array(order[: data.draw(st.integers(0, len(order)))], dtype=np.int64)
-    taken = traits_of(papers).at(kept)
-    assert_equal(taken, traits_of([papers[row] for row in kept]))
-    assert (np.diff(taken.keys.astype(object)) >= 0).all()
-
-
 def test_no_papers() -> None:
-    for traits in (traits_of([]), Traits.joined([]), traits_of([]).at(np.empty(0, dtype=np.int64))):
+    for traits in (traits_of([]), Traits.joined([])):
         assert (traits.table.shape, traits.table.dtype) == ((0,), TRAITS)
         assert len(traits.keys) == len(traits.rows) == 0
 
