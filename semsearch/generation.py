@@ -262,6 +262,13 @@ class Generation:
         """Return the library's seqs of the versions at these rows, shape (n,)."""
         return self._gather(rows, lambda segment, local: segment.seqs[local], (), np.int64)
 
+    def ids_at(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the ids of the papers at these rows."""
+        ids: list[str] = self._gather(
+            rows, lambda segment, local: np.array(segment.columns.ids_at(local), dtype=object), (), np.object_
+        ).tolist()
+        return ids
+
     def rows_of(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each of these versions, -1 for those that have no row; dead rows are given too."""
         rows = np.full(len(seqs), -1, dtype=np.int64)

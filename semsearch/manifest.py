@@ -17,7 +17,7 @@ from semsearch.traits import RECIPE as TRAITS_RECIPE
 from semsearch.vectors import RECIPE as VECTORS_RECIPE
 from semsearch.works import RECIPE as WORKS_RECIPE
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

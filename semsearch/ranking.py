@@ -6,7 +6,6 @@ at most. Unlike a normalised sum it needs no statistic of the window, and unlike
 one paper is better than the next. The ten best so found then move the query's vector a little towards them.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,8 +32,6 @@ _SPARE_ROWS = 16
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
-NameRows = Callable[[Rows], Mapping[int, str]]
-"""Returns the paper ids of rows, by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +59,12 @@ class Ranker:
         vector: NDArray[np.float32] | None,
         query: LexicalQuery | None,
         allowed: NDArray[np.bool_] | None,
-        names: NameRows,
     ) -> None:
         """Prepare to rank by the vector, by the words, or by both."""
         self._generation = generation
         self._vector = vector
         self._query = query
         self._allowed = allowed
-        self._names = names
 
     def ranked(self, window: int) -> Ranking:
         """Return the candidates of a window of this many rows in each leg."""
@@ -161,8 +156,10 @@ class Ranker:
         ranked = scores[order]
         tied = np.flatnonzero((np.diff(ranked, prepend=np.inf) == 0) | (np.diff(ranked, append=-np.inf) == 0))
         if tied.size:
-            names = self._names(rows[order[tied]])
-            order[tied] = sorted(order[tied], key=lambda place: (-scores[place], names[int(rows[place])]))
+            places = order[tied]
+            ids = self._generation.ids_at(rows[places])
+            by_id = sorted(range(len(places)), key=lambda place: (-ranked[tied[place]], ids[place]))
+            order[tied] = places[by_id]
         return order
 
 
@@ -191,5 +188,7 @@ def _joined(cosines: Scores, share: Scores) -> Scores:
 
 def _ranks(leg: Rows, rows: Rows) -> Rows:
     """Return each row's rank in the leg, from 1; 0 if it is not there."""
-    ranks = dict(zip(leg.tolist(), range(1, len(leg) + 1), strict=True))
-    return np.array([ranks.get(row, 0) for row in rows.tolist()], dtype=np.int64)
+    order = np.argsort(leg)
+    places = np.minimum(np.searchsorted(leg, rows, sorter=order), len(leg) - 1)
+    ranks: Rows = np.where(leg[order[places]] == rows, order[places] + 1, 0) if len(leg) else np.zeros_like(rows)
+    return ranks

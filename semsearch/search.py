@@ -6,7 +6,7 @@ the index.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -285,7 +285,7 @@ class Searcher:
     ) -> Answer:
         """Rank, fold, cut out the page, and say why each of its papers is there, by the words of `text`."""
         generation, manifest = self.generation, self.generation.manifest
-        ranker = Ranker(generation, vector, words, allowed, self._names)
+        ranker = Ranker(generation, vector, words, allowed)
         ranking, places, complete = self._window(ranker, page)
         hits = self._hits(ranking, places, page, QueryTerms.weigh(spellings(text), generation.lexical.idf))
         if vector is not None:  # every row has a cosine, so all that are allowed could be hits
@@ -352,12 +352,6 @@ class Searcher:
     def _seqs(self, rows: Sequence[int]) -> dict[int, int]:
         seqs = self.generation.seqs_at(np.array(rows, dtype=np.int64))
         return dict(zip(rows, seqs.tolist(), strict=True))
-
-    def _names(self, rows: NDArray[np.int64]) -> Mapping[int, str]:
-        """Return the paper ids of these rows."""
-        seqs = self._seqs(rows.tolist())
-        names = self.library.ids_at(list(seqs.values()))
-        return {row: names[seq] for row, seq in seqs.items()}
 
 
 def _evidence(ranking: Ranking, place: int, paper: Paper, terms: QueryTerms) -> Evidence:

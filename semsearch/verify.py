@@ -78,6 +78,10 @@ def _disagreements(library: Library, generation: Generation) -> Iterator[str]:
             different = np.flatnonzero((generation.vectors_at(rows) != vectors).any(axis=1))
             for position in different:
                 yield f"the vector of seq {seqs[position]} is not the library's"
+            ids = library.ids_at(seqs.tolist())
+            for seq, paper_id in zip(seqs.tolist(), generation.ids_at(rows), strict=True):
+                if ids[seq] != paper_id:
+                    yield f"the paper of seq {seq} is {ids[seq]!r}, its columns call it {paper_id!r}"
         yield from _wrong_words(generation, common)
         yield from _wrong_columns(library, generation, common)
     except (LibraryDamageError, NotEncodedError) as error:

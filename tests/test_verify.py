@@ -231,6 +231,14 @@ def test_columns_of_other_papers_than_the_librarys_are_seen(folder: IndexFolder)
     ]
 
 
+def test_a_paper_under_another_id_than_the_librarys_is_seen(folder: IndexFolder) -> None:
+    (held,) = (paper for seq, paper in draft_of(folder).papers() if seq == 8)
+    publish(folder, draft_of(folder, {8: replace(held, paper_id="someone-else")}))
+    assert list(problems(folder)) == [
+        f"generation 3: the paper of seq 8 is '{held.paper_id}', its columns call it 'someone-else'"
+    ]
+
+
 def test_a_generation_of_an_older_format_is_no_problem_unless_it_is_served(folder: IndexFolder) -> None:
     rewrite_manifest(folder, 1, format_version=1)
     assert list(problems(folder)) == []

@@ -9,6 +9,8 @@ code is the number of an entry in one text:
     \n<geoffrey><e><hinton>   an author: the folded words, which hold no such brackets
 
 So a condition on a name is a search for a few bytes in that text: "\ncs.cl\t", "\nstat.", "<hinton>", "<g".
+
+The papers' own ids are one text too, without borders: row r has `id.text[id.starts[r] : id.starts[r + 1]]`.
 """
 
 import re
@@ -27,10 +29,10 @@ LABEL_FIELDS: tuple[LabelField, ...] = get_args(LabelField)
 NAMED_FIELDS = (*LABEL_FIELDS, "author")
 NAME_PARTS = ("starts", "text", "rows", "codes")
 LAYOUT = {
-    **{f"{field}.starts": "q" for field in NAMED_FIELDS},
+    **{f"{field}.starts": "q" for field in (*NAMED_FIELDS, "id")},
     **{f"{field}.{part}": "i" for field in NAMED_FIELDS for part in ("rows", "codes")},
     **{"first_day": "i", "last_day": "i", "has_doi": "B"},
-    **{f"{field}.text": "B" for field in NAMED_FIELDS},
+    **{f"{field}.text": "B" for field in (*NAMED_FIELDS, "id")},
 }
 """Each array and the type code of its numbers. The widest come first, so that all stand aligned behind their headers"""
 

@@ -41,11 +41,19 @@ class Columns:
         self.first_day: NDArray[np.int32] = arrays["first_day"]
         self.last_day: NDArray[np.int32] = arrays["last_day"]
         self._has_doi: NDArray[np.bool_] = arrays["has_doi"].view(np.bool_)
+        self._id_starts: NDArray[np.int64] = arrays["id.starts"]
+        self._id_text: NDArray[np.uint8] = arrays["id.text"]
         self._names = {field: _Names(*(arrays[f"{field}.{part}"] for part in NAME_PARTS)) for field in NAMED_FIELDS}
         self.rows = len(self.first_day)
         whole = all(names.is_whole() for names in self._names.values())
-        if not whole or not self.rows == len(self.last_day) == len(self._has_doi):
+        whole &= len(self._id_starts) > 0 and int(self._id_starts[-1]) == len(self._id_text)
+        if not whole or not self.rows == len(self.last_day) == len(self._has_doi) == len(self._id_starts) - 1:
             raise GenerationDamageError(f"{path} holds columns that do not belong together")
+
+    def ids_at(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the paper ids of these rows."""
+        starts, ends, text = self._id_starts[rows].tolist(), self._id_starts[rows + 1].tolist(), self._id_text.data
+        return [str(text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
     def matches(self, condition: Filter) -> NDArray[np.bool_]:
         """Return which rows meet one condition that is no list of ids and no combination, shape (rows,)."""

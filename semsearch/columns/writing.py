@@ -75,10 +75,16 @@ class _ColumnsWriter:
         self._first_day, self._last_day, self._has_doi = (
             spools[name].pending for name in ("first_day", "last_day", "has_doi")
         )
+        self._id_starts, self._id_text = spools["id.starts"].pending, spools["id.text"].pending
+        self._id_bytes = 0
         self._category, self._venue, self._source = (_NamesWriter(field, spools, label_entry) for field in LABEL_FIELDS)
         self._author = _NamesWriter("author", spools, author_entry)
 
     def add(self, row: int, paper: Paper) -> None:
+        data = paper.paper_id.encode()
+        self._id_starts.append(self._id_bytes)
+        self._id_text.frombytes(data)
+        self._id_bytes += len(data)
         first_day, last_day = day_numbers(paper.published)
         self._first_day.append(first_day)
         self._last_day.append(last_day)
@@ -93,6 +99,7 @@ class _ColumnsWriter:
             spool.flush()
 
     def finish(self) -> None:
+        self._id_starts.append(self._id_bytes)
         for names in (self._category, self._venue, self._source, self._author):
             names.finish()
 
