@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import ir_measures
 import numpy as np
 import pytest
-from conftest import FakeLoader, Index, make_paper, write_jsonl
+from conftest import FakeEncoder, FakeLoader, Index, make_paper, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import RR, R, nDCG
@@ -32,15 +33,18 @@ from semsearch.evaluate import (
     index_corpus,
     load_run,
     save_run,
+    side_by_side,
     table,
 )
+from semsearch.evaluate.asking import each_value
 from semsearch.evaluate.certainty import bootstrap_interval, compare, share_interval
-from semsearch.evaluate.known_item import FIRST, TESTS
+from semsearch.evaluate.known_item import FIRST, TESTS, Question
 from semsearch.evaluate.measures import MRR, NDCG, RECALL, ndcg, recall, reciprocal_rank, score
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
-from semsearch.papers import Paper
+from semsearch.ranking import MODES, Mode
 from semsearch.reindex import imports_of, update_index
+from semsearch.search import Page, Searcher
 
 # Measures of one ranking
 
@@ -235,6 +239,53 @@ def test_the_table_shows_value_interval_and_difference() -> None:
     assert lines[5].split()[-1] == "1.0000"
 
 
+def test_rankings_side_by_side() -> None:
+    one, other = (a_run(values).tests[JUDGED] for values in ([(0.5, 1, 1)] * 4, [(0.25, 1, 1), (0, 1, 1)] * 2))
+    both = side_by_side({"hybrid": one, "dense": other})
+    assert list(both) == ["hybrid", "dense"]
+    assert (both["hybrid"][NDCG], both["dense"][NDCG], both["dense"]["queries"]) == (0.5, 0.125, 4)
+    assert "dense_minus_this" not in both["hybrid"]
+    compared = compare(one.of(NDCG), other.of(NDCG))
+    assert both["dense"]["hybrid_minus_this"][NDCG] == {
+        "difference": 0.375,
+        "interval_95": [0.25, 0.5],
+        "p": round(compared.p_value, 6),
+    }
+    assert both["dense"]["hybrid_minus_this"][MRR]["p"] == 1
+    few = a_run([(1, 1, 1)]).tests[JUDGED]
+    assert "hybrid_minus_this" not in side_by_side({"hybrid": few, "dense": few})["dense"]
+
+
+# Asking
+
+
+def test_values_come_in_the_order_of_the_questions_whoever_is_first() -> None:
+    last = threading.Event()
+
+    def value(number: int) -> int:
+        if number == 1:
+            last.set()
+        else:
+            assert last.wait(10), "another thread asks the second question meanwhile"
+        return number * number
+
+    told: list[tuple[int, int]] = []
+    assert each_value([0, 1], value, lambda *counts: told.append(counts)) == [0, 1]
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_the_first_failure_ends_the_asking() -> None:
+    asked: list[int] = []
+
+    def value(number: int) -> int:
+        asked.append(number)
+        raise ValueError(f"no answer to {number}")
+
+    with pytest.raises(ValueError, match="no answer to 0"):
+        each_value(range(10_000), value)
+    assert len(asked) < 10_000, "the rest was not asked"
+
+
 # Judged sets
 
 CORPUS = [
@@ -403,7 +454,7 @@ NAMED = [
 
 def asked_of(known: KnownItems) -> dict[str, dict[str, str]]:
     return {
-        test: {question.paper.paper_id: question.text for question in questions}
+        test: {question.paper_id: question.text for question in questions}
         for test, questions in known.questions.items()
     }
 
@@ -415,7 +466,7 @@ def library(index_papers: Index, tmp_path: Path) -> Library:
 
 
 def draw(library: Library, count: int, seed: int = 0) -> KnownItems:
-    return KnownItems.draw(library, library.all_live_seqs(library.last_seq()), count, seed)
+    return KnownItems.draw(library, library.all_live_seqs(library.last_seq()), dict.fromkeys(TESTS, count), seed)
 
 
 def test_what_is_asked_about_a_paper(library: Library) -> None:
@@ -477,11 +528,10 @@ def test_a_draw_depends_on_ids_and_seed_only(tmp_path: Path, loader: FakeLoader)
 
 
 def test_known_items_by_hand(library: Library) -> None:
-    papers = {paper.paper_id: paper for paper in NAMED}
-    rankings: dict[str, list[Paper]] = {
-        "WhaleNet: Songs of the deep": [papers["p4"], papers["p2"], papers["p1"]],  # p2 has the same title
-        "Prices": [papers["p4"]],
-        "bird2vec": [papers["p1"], papers["p2"], papers["p3"], papers["p6"]],
+    rankings: dict[str, list[str]] = {
+        "WhaleNet: Songs of the deep": ["p4", "p2", "p1"],  # p2 has the same title
+        "Prices": ["p4"],
+        "bird2vec": ["p1", "p2", "p3", "p6"],
     }
     scores = ask_known(draw(library, 10), lambda query: rankings.get(query, []))
     found = {test: dict(zip(each.questions, each.values.tolist(), strict=True)) for test, each in scores.items()}
@@ -491,11 +541,59 @@ def test_known_items_by_hand(library: Library) -> None:
     library.close()
 
 
+TWICE_TOLD = [
+    *(make_paper(number, title=f"Net{number % 9}: the Songs of whales") for number in range(40)),
+    *(make_paper(number, title=f"net{number % 9}: The songs of whales.") for number in range(40, 60)),
+    *(make_paper(number, title="") for number in range(60, 66)),
+]
+
+
+def slowly(searcher: Searcher, questions: Sequence[Question], test: str, mode: Mode) -> list[tuple[float, float]]:
+    """Return the figures of a test's questions by reading every paper found and comparing it with the one asked for."""
+    figures = []
+    own = {paper.paper_id: paper for paper in TWICE_TOLD}
+    for question in questions:
+        found = [hit.paper for hit in searcher.search(question.text, Page(1_000, collapse="none"), mode).hits]
+        key = TESTS[test].key(own[question.paper_id])
+        right = [
+            rank
+            for rank, paper in enumerate(found, 1)
+            if paper.paper_id == question.paper_id or (key and TESTS[test].key(paper) == key)
+        ]
+        figures.append((1 / right[0], float(right[0] == 1)) if right else (0.0, 0.0))
+    return figures
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ids_alone_score_as_the_papers_found_do(
+    index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder, mode: Mode
+) -> None:
+    index_papers(TWICE_TOLD)
+    folder = IndexFolder(tmp_path / "index")
+    with Searcher(Library.open(folder.library), open_current(folder), fake_encoder) as searcher:
+        known = KnownItems.draw(searcher.library, searcher.generation.live_seqs(), dict.fromkeys(TESTS, 50))
+        scores = ask_known(known, lambda query: searcher.ranked(query, mode))
+        for test, questions in known.questions.items():
+            assert questions
+            expected = slowly(searcher, questions, test, mode)
+            assert [tuple(row) for row in scores[test].values.tolist()] == expected
+
+
+def test_only_the_tests_wanted_are_drawn(library: Library) -> None:
+    seqs = library.all_live_seqs(library.last_seq())
+    known = KnownItems.draw(library, seqs, {"title": 4, "abstract_half": 2})
+    assert {test: len(questions) for test, questions in known.questions.items()} == {"title": 4, "abstract_half": 2}
+    everything = KnownItems.draw(library, seqs, dict.fromkeys(TESTS, 4)).questions
+    assert known.questions["title"] == everything["title"]
+    assert known.questions["abstract_half"] == everything["abstract_half"][:2]
+    library.close()
+
+
 def test_papers_without_titles_leave_tests_without_questions(index_papers: Index, tmp_path: Path) -> None:
     index_papers([make_paper(number, title="") for number in range(3)])
     generation = open_current(IndexFolder(tmp_path / "index"))
     with Library.open(tmp_path / "index" / "library.db") as library:
-        known = KnownItems.draw(library, generation.live_seqs(), 2)
+        known = KnownItems.draw(library, generation.live_seqs(), dict.fromkeys(TESTS, 2))
     scores = ask_known(known, lambda query: [])
     assert [len(each.questions) for each in scores.values()] == [0, 0, 2, 0]
     run = Run(known.subject("x"), a_run([]).setting, scores)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.errors import EncoderError, PaperNotFoundError
-from semsearch.filters import parse_filter
+from semsearch.filters import EVERY_PAPER, parse_filter
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
 from semsearch.papers import Paper
@@ -75,6 +75,17 @@ def test_answers_equal_brute_force(searcher: Searcher, query: str, limit: int, o
     assert ids(answer) == [paper_id for _, paper_id in expected]
     assert [hit.score for hit in answer.hits] == pytest.approx([score for score, _ in expected], abs=2e-6)
     assert [hit.rank for hit in answer.hits] == list(range(offset + 1, offset + 1 + len(expected)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ids_alone_are_those_of_the_hits(searcher: Searcher, mode: Mode) -> None:
+    where = parse_filter([("ids", "|".join(f"p{number}" for number in range(0, 90, 3)))])
+    for query in [*QUERIES, "finding7 -subject0", '"method2 finding2"']:
+        for filtered in (EVERY_PAPER, where):
+            page = Page(1_000, where=filtered, collapse="none")
+            assert searcher.ranked(query, mode, filtered) == ids(searcher.search(query, page, mode))
+    with pytest.raises(ValueError, match="the text is blank"):
+        searcher.ranked(" ", mode)
 
 
 def test_ties_are_ordered_by_id_and_pages_neither_repeat_nor_skip(searcher: Searcher) -> None:

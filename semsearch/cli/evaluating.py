@@ -15,7 +15,7 @@ from semsearch.cli.options import DEFAULT_INDEX, MODES, device_option, json_opti
 from semsearch.cli.terminal import INTERRUPTED, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from semsearch.evaluate import Find, Run
+    from semsearch.evaluate import Rank, Run
     from semsearch.ranking import Mode
     from semsearch.reindex import Progress
     from semsearch.search import Searcher
@@ -145,10 +145,7 @@ def _judged_run(
         report = index_corpus(judged, where, model=model, device=device, on_progress=on_progress)
         print_rejected(report)
         with opened(where, device) as searcher:
-            find = _finder(searcher, mode)
-            scores = ask_judged(
-                judged, lambda query: [paper.paper_id for paper in find(query)], _counting("queries", on_progress)
-            )
+            scores = ask_judged(judged, _ranks(searcher, mode), _counting("queries", on_progress))
             setting = setting_of(searcher.generation, mode, time.perf_counter() - started)
     return Run(judged.subject, setting | {"encoded": report.encoded, "judged": judged.counts()}, {JUDGED: scores})
 
@@ -162,25 +159,23 @@ def _known_item_run(
     before: "Run | None",
     on_progress: "Callable[[Progress], None]",
 ) -> "Run":
-    from semsearch.evaluate import KnownItems, Run, ask_known, check_comparable, setting_of
+    from semsearch.evaluate import TESTS, KnownItems, Run, ask_known, check_comparable, setting_of
 
     started = time.perf_counter()
     with opened(index, device) as searcher:
-        known = KnownItems.draw(searcher.library, searcher.generation.live_seqs(), sample, seed)
+        counts = dict.fromkeys(TESTS, sample)
+        known = KnownItems.draw(searcher.library, searcher.generation.live_seqs(), counts, seed)
         subject = known.subject(str(index))
         if before:
             check_comparable(before, subject)
-        tests = ask_known(known, _finder(searcher, mode), _counting("questions", on_progress))
+        tests = ask_known(known, _ranks(searcher, mode), _counting("questions", on_progress))
         setting = setting_of(searcher.generation, mode, time.perf_counter() - started)
     return Run(subject, setting | {"sample": sample, "seed": seed}, tests)
 
 
-def _finder(searcher: "Searcher", mode: "Mode") -> "Find":
+def _ranks(searcher: "Searcher", mode: "Mode") -> "Rank":
     """Return how an evaluation searches: as deep as one can page, each paper by itself."""
-    from semsearch.search import MAX_WINDOW, Page
-
-    page = Page(MAX_WINDOW, collapse="none")
-    return lambda query: [hit.paper for hit in searcher.search(query, page, mode).hits]
+    return lambda query: searcher.ranked(query, mode)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ paper to semsearch, such as a record without a text, is not found, and counts as
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from semsearch.encoders import Encoder, ModelFolder, load_encoder
 from semsearch.errors import RecordError, SourceError
+from semsearch.evaluate.asking import OnAsked, Rank, each_value, unheard
 from semsearch.evaluate.measures import MEASURES, Grades, Scores, Subject, score
 from semsearch.generation import IndexFolder
 from semsearch.library import Library
@@ -25,9 +26,6 @@ from semsearch.readers.records import Unusable
 from semsearch.readers.streams import opened
 from semsearch.reindex import Progress, ReindexReport, imports_of, update_index
 from semsearch.search import clean_query
-
-Rank = Callable[[str], Sequence[str]]
-"""A query -> the ids of the papers found for it, best first."""
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 _GRADE = re.compile(r"-?\d{1,9}", re.ASCII)
@@ -131,18 +129,16 @@ def _refuse_others(folder: IndexFolder, judged: JudgedSet) -> None:
                 )
 
 
-def ask_judged(judged: JudgedSet, rank: Rank, on_asked: Callable[[int, int], None] = lambda done, of: None) -> Scores:
-    """Return the scores of every judged query, ordered by query id; one that finds nothing or cannot be asked has 0.
+def ask_judged(judged: JudgedSet, rank: Rank, on_asked: OnAsked = unheard) -> Scores:
+    """Return the scores of every judged query, ordered by query id; one that finds nothing or cannot be asked has 0."""
 
-    :param on_asked: told after each query how many are done, of how many.
-    """
-    values = np.zeros((len(judged.grades), len(MEASURES)))
-    questions = sorted(judged.grades)
-    for row, query in enumerate(questions):
-        if query in judged.queries:
-            values[row] = score(rank(judged.queries[query]), judged.grades[query])
-        on_asked(row + 1, len(questions))
-    return Scores(tuple(questions), tuple(MEASURES), values)
+    def values(query: str) -> list[float]:
+        found = rank(judged.queries[query]) if query in judged.queries else ()
+        return score(found, judged.grades[query])
+
+    queries = sorted(judged.grades)
+    rows = each_value(queries, values, on_asked)
+    return Scores(tuple(queries), tuple(MEASURES), np.array(rows, dtype=np.float64))
 
 
 # Reading

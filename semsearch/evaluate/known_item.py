@@ -13,18 +13,18 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from semsearch.evaluate.asking import OnAsked, Rank, each_value, unheard
 from semsearch.evaluate.measures import MRR, Scores, Subject
 from semsearch.library import Library
 from semsearch.papers import Paper, normalise_text
 from semsearch.search import MAX_QUERY_CHARACTERS
-
-Find = Callable[[str], Sequence[Paper]]
-"""A query -> the papers found for it, best first."""
 
 FIRST = "first"
 """The measure beside MRR: the share of questions whose paper comes first."""
@@ -37,21 +37,24 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _NAMED = re.compile(r"(?P<name>[^\s:]{2,40}): \S")
 _UNLIKE_A_WORD = re.compile(r"\d|(?<!^)(?<!-)[A-Z]")
 
+_Key = Callable[[Paper], str]
+
 
 @dataclass(frozen=True, slots=True)
 class KnownItemTest:
     """What is asked about a paper (None: it gives no such question), and the key by which another is as right."""
 
     ask: Callable[[Paper, random.Random], str | None]
-    key: Callable[[Paper], str]
+    key: _Key
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and the paper that should come first."""
+    """What is asked, the paper that should come first, and all that are as right, itself among them."""
 
     text: str
-    paper: Paper
+    paper_id: str
+    right: frozenset[str]
 
 
 def _title(paper: Paper, chance: random.Random) -> str | None:
@@ -99,6 +102,14 @@ TESTS: Mapping[str, KnownItemTest] = {
 }
 
 
+class _Asked(NamedTuple):
+    """What is asked about a paper, and its key."""
+
+    text: str
+    paper_id: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class KnownItems:
     """What is asked of one index: the questions of each test, and the sha256 of the ids of all its papers."""
@@ -107,16 +118,24 @@ class KnownItems:
     papers_sha256: str
 
     @classmethod
-    def draw(cls, library: Library, seqs: NDArray[np.int64], count: int, seed: int = 0) -> "KnownItems":
-        """Return up to `count` questions for each of `TESTS` about the papers of these versions, drawn by the seed."""
+    def draw(cls, library: Library, seqs: NDArray[np.int64], counts: Mapping[str, int], seed: int = 0) -> "KnownItems":
+        """Return up to so many questions for each of these tests about the papers of these versions, drawn by the seed.
+
+        All papers are read once, a few at a time, to find those that are as right as the ones drawn.
+
+        :param counts: how many questions for each of `TESTS` that is wanted.
+        """
         plain, seeded = _hashes(library, seqs, seed)
         papers_sha256 = hashlib.sha256(np.sort(plain).astype("<u8").tobytes()).hexdigest()
-        drawn = seqs[np.argsort(seeded, kind="stable")][: count * _LOOKED_AT_PER_QUESTION]
-        return cls(_questions_about(_loaded(library, drawn), count, seed), papers_sha256)
+        drawn = seqs[np.argsort(seeded, kind="stable")][: max(counts.values(), default=0) * _LOOKED_AT_PER_QUESTION]
+        asked = _asked_about(_loaded(library, drawn), counts, seed)
+        by_key = _papers_by_key(_loaded(library, seqs), asked)
+        questions = {test: [_question(each, by_key[TESTS[test].key]) for each in own] for test, own in asked.items()}
+        return cls(questions, papers_sha256)
 
     def subject(self, name: str) -> Subject:
         """What tells these questions from others; `name` is the index's, for people."""
-        asked = [[test, [[each.paper.paper_id, each.text] for each in own]] for test, own in self.questions.items()]
+        asked = [[test, [[each.paper_id, each.text] for each in own]] for test, own in self.questions.items()]
         return Subject(name, self.papers_sha256, hashlib.sha256(json.dumps(asked).encode()).hexdigest())
 
 
@@ -140,46 +159,51 @@ def _loaded(library: Library, seqs: NDArray[np.int64]) -> Iterator[Paper]:
         yield from (versions[seq].paper for seq in batch if seq in versions)  # else purged since
 
 
-def _questions_about(papers: Iterable[Paper], count: int, seed: int) -> dict[str, list[Question]]:
-    """Return up to `count` questions for each of `TESTS`, each about the first papers that give one."""
-    questions: dict[str, list[Question]] = {name: [] for name in TESTS}
+def _asked_about(papers: Iterable[Paper], counts: Mapping[str, int], seed: int) -> dict[str, list[_Asked]]:
+    """Return up to so many questions for each test, each about the first papers that give one."""
+    asked: dict[str, list[_Asked]] = {test: [] for test in counts}
     for paper in papers:
-        lacking = [name for name in TESTS if len(questions[name]) < count]
+        lacking = [test for test, count in counts.items() if len(asked[test]) < count]
         if not lacking:
             break
-        for name in lacking:
-            text = TESTS[name].ask(paper, random.Random(f"{seed} {paper.paper_id}"))
+        for test in lacking:
+            text = TESTS[test].ask(paper, random.Random(f"{seed} {paper.paper_id}"))
             if text:
-                questions[name].append(Question(text, paper))
-    return questions
+                asked[test].append(_Asked(text, paper.paper_id, TESTS[test].key(paper)))
+    return asked
 
 
-def ask_known(
-    known: KnownItems, find: Find, on_asked: Callable[[int, int], None] = lambda done, of: None
-) -> dict[str, Scores]:
+def _papers_by_key(papers: Iterable[Paper], asked: Mapping[str, Sequence[_Asked]]) -> dict[_Key, dict[str, set[str]]]:
+    """Return the ids of the papers that have a key which was asked for, by that key; of no others is anything kept."""
+    found: dict[_Key, dict[str, set[str]]] = {TESTS[test].key: {} for test in asked}
+    for test, own in asked.items():
+        found[TESTS[test].key].update((each.key, set()) for each in own if each.key)
+    for paper in papers:
+        for key, ids in found.items():
+            if (same := ids.get(key(paper))) is not None:
+                same.add(paper.paper_id)
+    return found
+
+
+def _question(asked: _Asked, by_key: Mapping[str, set[str]]) -> Question:
+    return Question(asked.text, asked.paper_id, frozenset({asked.paper_id} | by_key.get(asked.key, set())))
+
+
+def ask_known(known: KnownItems, rank: Rank, on_asked: OnAsked = unheard) -> dict[str, Scores]:
     """Return the scores of each test: the reciprocal rank of the right paper, and whether it came first.
 
     As right as the paper itself is one of the same title (or name, where that was asked for): a preprint and its
     published form, say.
-
-    :param on_asked: told after each question how many are done, of how many.
     """
-    total, done = sum(map(len, known.questions.values())), 0
+    questions = [question for own in known.questions.values() for question in own]
+    ranks = iter(each_value(questions, lambda question: _rank_of(question.right, rank(question.text)), on_asked))
     scores: dict[str, Scores] = {}
-    for name, asked in known.questions.items():
-        values = np.zeros((len(asked), 2))
-        for row, question in enumerate(asked):
-            rank = _rank_of(question.paper, find(question.text), TESTS[name].key)
-            values[row] = (1 / rank, rank == 1) if rank else (0, 0)
-            done += 1
-            on_asked(done, total)
-        scores[name] = Scores(tuple(question.paper.paper_id for question in asked), (MRR, FIRST), values)
+    for test, own in known.questions.items():
+        values = [(1 / found, float(found == 1)) if found else (0.0, 0.0) for found in islice(ranks, len(own))]
+        names = tuple(question.paper_id for question in own)
+        scores[test] = Scores(names, (MRR, FIRST), np.array(values, dtype=np.float64).reshape(len(own), 2))
     return scores
 
 
-def _rank_of(paper: Paper, found: Sequence[Paper], key: Callable[[Paper], str]) -> int | None:
-    wanted = key(paper)
-    for rank, other in enumerate(found, 1):
-        if other.paper_id == paper.paper_id or (wanted and key(other) == wanted):
-            return rank
-    return None
+def _rank_of(right: frozenset[str], found: Sequence[str]) -> int | None:
+    return next((rank for rank, paper_id in enumerate(found, 1) if paper_id in right), None)

@@ -112,6 +112,31 @@ def compare_runs(run: Run, before: Run) -> dict[str, dict[str, Comparison]]:
     return compared
 
 
+def side_by_side(rankings: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
+    """Return the figures of several rankings of the same questions, as JSON values, and how the first differs.
+
+    That stands with each of the others, by measure, under "<first>_minus_this"; not for fewer than two questions.
+    """
+    (first, leading), *others = rankings.items()
+    documents = {first: _figures(leading, {})}
+    for name, scores in others:
+        assert scores.questions == leading.questions, "they are compared question by question"
+        documents[name] = _figures(scores, {})
+        if len(scores.questions) >= 2:
+            documents[name][f"{first}_minus_this"] = {
+                measure: _difference(compare(leading.of(measure), scores.of(measure))) for measure in scores.measures
+            }
+    return documents
+
+
+def _difference(compared: Comparison) -> dict[str, Any]:
+    return {
+        "difference": round(compared.difference, _DECIMALS),
+        "interval_95": [round(compared.low, _DECIMALS), round(compared.high, _DECIMALS)],
+        "p": round(compared.p_value, _DECIMALS),
+    }
+
+
 # As JSON
 
 
