@@ -8,15 +8,21 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from semsearch.generation import Generation
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
+_SECONDS_BETWEEN_LINES = 10
 
 
 @dataclass
@@ -32,6 +38,34 @@ def stopwatch() -> Iterator[Stopwatch]:
     watch, started = Stopwatch(), time.perf_counter()
     yield watch
     watch.seconds = time.perf_counter() - started
+
+
+def counting(what: str) -> Callable[[int, int], None]:
+    """Return what tells on stderr, every ten seconds and at the end, how far it is and how long the rest will take."""
+    started = told = time.perf_counter()
+
+    def on_asked(done: int, of: int) -> None:
+        nonlocal told
+        now = time.perf_counter()
+        if now - told >= _SECONDS_BETWEEN_LINES or done == of:
+            told, rate = now, done / max(now - started, 1e-9)
+            left = timedelta(seconds=round((of - done) / rate))
+            print(f"{what}: {done:,} of {of:,}, {rate:,.1f} a second, {left} left", file=sys.stderr)
+
+    return on_asked
+
+
+def index_facts(generation: "Generation") -> dict[str, Any]:
+    """Return which papers were searched (the SHA-256 of their ids, sorted, a line each), by which model and recipes."""
+    manifest = generation.manifest
+    ids = sorted(generation.ids_at(np.flatnonzero(generation.live)))
+    return {
+        "papers": generation.papers,
+        "ids_sha256": hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest(),
+        "model": asdict(manifest.encoder),
+        "text_recipe": manifest.text_recipe,
+        "index_recipe": manifest.index_recipe,
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""What the scripts compute that measure answers: by hand, and over small sets."""
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import benchmark_answers
+import measuring
+import pytest
+from benchmark_answers import reciprocal_rank_fusion
+from benchmark_known_items import measured as known_items
+from conftest import FakeEncoder, Index, make_paper
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semsearch import IndexFolder, Library, Searcher
+from semsearch.generation import open_current
+from semsearch.ranking import MODES
+
+# Reciprocal rank fusion
+
+
+def test_reciprocal_rank_fusion_by_hand() -> None:
+    # a: 1/61 + 1/63, b: 1/62 + 1/61, c: 1/63, d: 1/62
+    assert reciprocal_rank_fusion([["a", "b", "c"], ["b", "d", "a"]]) == ["b", "a", "d", "c"]
+    # with k = 0 a first place is worth more than a second and a third together, and those two are worth 5/6 both
+    assert reciprocal_rank_fusion([["a", "x", "b"], ["y", "b", "x"]], k=0) == ["a", "y", "b", "x"]
+    assert reciprocal_rank_fusion([["b"], ["a"]]) == ["a", "b"], "equals are ordered by id"
+    assert reciprocal_rank_fusion([[], []]) == []
+
+
+_RANKING = st.lists(st.sampled_from("abcdefgh"), unique=True)
+
+
+@given(_RANKING, _RANKING)
+def test_fusion_is_ordered_by_the_sum_of_reciprocal_ranks(one: list[str], other: list[str]) -> None:
+    def score(name: str) -> float:
+        return sum(1 / (61 + ranking.index(name)) for ranking in (one, other) if name in ranking)
+
+    fused = reciprocal_rank_fusion([one, other])
+    assert sorted(fused) == sorted({*one, *other})
+    assert all(score(before) >= score(after) - 1e-12 for before, after in pairwise(fused))
+    assert reciprocal_rank_fusion([one, other]) == reciprocal_rank_fusion([other, one])
+    assert reciprocal_rank_fusion([one, one]) == one
+
+
+# Scripts over small sets
+
+
+def test_known_items_in_every_mode(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> None:
+    papers = [make_paper(number, title=f"Song number {number} of the deep") for number in range(60)]
+    index_papers(papers)
+    folder = IndexFolder(tmp_path / "index")
+    with Searcher(Library.open(folder.library), open_current(folder), fake_encoder) as searcher:
+        result = known_items(searcher, {"title": 20, "partial_title": 20, "abstract_half": 5}, 0)
+    assert {test: list(each) for test, each in result["tests"].items()} == {
+        test: list(MODES) for test in ("title", "partial_title", "abstract_half")
+    }
+    title = result["tests"]["title"]
+    assert title["lexical"]["MRR"] > 0.9
+    assert title["dense"]["hybrid_minus_this"]["MRR"]["difference"] == pytest.approx(
+        title["hybrid"]["MRR"] - title["dense"]["MRR"], abs=2e-6
+    )
+    assert result["papers"] == 60
+    lines = "".join(f"{paper_id}\n" for paper_id in sorted(paper.paper_id for paper in papers))
+    assert result["ids_sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_answers_over_a_judged_set_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [("w", "Songs of whales", "whales sing in the sea"), ("s", "Prices", "stock prices walk at random")]
+    lines = [json.dumps({"_id": name, "title": title, "text": text}) for name, title, text in corpus]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    asked = {"1": "who sings in the sea", "2": "prices of stocks", "3": " "}
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": k, "text": v}) for k, v in asked.items()))
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n1\tw\t1\n2\ts\t1\n3\ts\t1\n")
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(
+        "sys.argv", ["x/benchmark_answers.py", str(folder), "--split", "dev", "--index", str(tmp_path / "index")]
+    )
+    benchmark_answers.main()
+    document: dict[str, Any] = json.loads((tmp_path / "results" / "evaluation-tiny-dev.json").read_text())
+    assert document["command"] == "scripts/benchmark_answers.py tiny --split dev --index index"
+    assert [source["name"] for source in document["corpus"]] == ["corpus.jsonl", "queries.jsonl", "dev.tsv"]
+    assert {"commit", "machine", "date"} <= set(document)
+    rankings = document["measured"]["rankings"]
+    assert list(rankings) == ["hybrid", "dense", "lexical", "reciprocal_rank_fusion_k60"]
+    for name, ranking in rankings.items():
+        assert ranking["queries"] == 3, "the query without a text counts"
+        assert ranking["MRR"] == pytest.approx(2 / 3, abs=1e-6)
+        assert ("hybrid_minus_this" in ranking) == (name != "hybrid")
+    assert document["measured"]["model"]["name"] == "all-MiniLM-L6-v2"
+    assert "1 judged queries have no text that can be asked" in capsys.readouterr().err
