@@ -95,6 +95,7 @@ def _meta(answer: Answer, page: Page, next_cursor: str | None) -> dict[str, Any]
         "model": public_model_name(answer.model),
         "approximate": answer.approximate,
         "recall_at_10": answer.recall_at_10,
+        "weak": answer.weak,
         "limit": page.limit,
         "offset": page.offset,
         "next_offset": next_offset(answer, page),

@@ -56,7 +56,7 @@ from semsearch.errors import (
 )
 from semsearch.filters import Filter
 from semsearch.lexical import LexicalIndex, write_lexical
-from semsearch.manifest import Canary, Manifest, SegmentRecord
+from semsearch.manifest import Canary, Manifest, SegmentRecord, WeakBelow
 from semsearch.papers import Paper
 from semsearch.traits import read_traits, write_traits
 from semsearch.vectors import Vectors, write_vectors
@@ -328,7 +328,8 @@ class Draft:
     `kept` are segments of the parent, taken over by hard link; `added` (of `added_rows` rows, seqs ascending) becomes
     one new segment, whose papers `papers` yields anew, in that order, at each call; `tombstones` are rows counted over
     the kept segments and then the new one. The lexical index is the parent's without `unfound`, which are seqs, and
-    with the papers of `newly_found`; without a parent it is the whole of `papers`.
+    with the papers of `newly_found`; without a parent it is the whole of `papers`. `weak_below` is asked once the new
+    generation can be searched, before it is published.
     """
 
     parent: Generation | None
@@ -342,6 +343,7 @@ class Draft:
     last_seq: int
     last_change: str
     encoder: EncoderSpec
+    weak_below: Callable[[Generation], WeakBelow | None] = lambda generation: None
 
 
 def publish(folder: IndexFolder, draft: Draft) -> Generation:
@@ -408,7 +410,8 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         canaries=(),
     )
     generation = Generation(manifest, segments, draft.tombstones, pairs, LexicalIndex(temporary / _LEXICAL))
-    generation.manifest = replace(manifest, canaries=tuple(_make_canaries(generation)))
+    canaries = tuple(_make_canaries(generation))
+    generation.manifest = replace(manifest, canaries=canaries, weak_below=draft.weak_below(generation))
     sync_tree(temporary)
     write_file(temporary / _MANIFEST, generation.manifest.to_bytes())
     return generation

@@ -351,6 +351,19 @@ class LexicalIndex:
         frequency: int = self._searcher.doc_freq("text", term)
         return frequency
 
+    def vocabulary(self) -> list[tuple[str, int]]:
+        """Return every term of titles and abstracts, and how many papers hold it, some dead ones included.
+
+        Most frequent first, then by name: the order tells nothing of when a paper came.
+        """
+        terms: list[tuple[str, int]] = self._searcher.terms_with_prefix("text", "")
+        return terms
+
+    def example_of(self, term: str) -> int | None:
+        """Return the seq of a paper that holds an analysed term, None if only dead ones do."""
+        _, seqs = self._hits(self._term("text", term), 1)
+        return int(seqs[0]) if seqs.size else None
+
     def _hits(self, query: Query, limit: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         limit = min(limit, self._searcher.num_docs)
         hits = self._searcher.search(query, max(1, limit), count=False).hits

@@ -38,8 +38,22 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
+class WeakBelow:
+    """Which best scores are no better than chance, by mode; measured when so many papers could be found.
+
+    A mode that is not there is one in which nothing can be said, for want of words to ask.
+    """
+
+    papers: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a generation is made of and what made it: the library's changes up to `last_seq`, named by `last_change`."""
+    """What a generation is made of and what made it: the library's changes up to `last_seq`, named by `last_change`.
+
+    `weak_below` is None as long as it has not been measured: in small indexes, and where no encoder was at hand.
+    """
 
     generation: int
     parent: int | None
@@ -59,6 +73,7 @@ class Manifest:
     works_recipe: str = WORKS_RECIPE
     approximate: bool = False
     recall_at_10: float = 1.0
+    weak_below: WeakBelow | None = None
     format_version: int = FORMAT_VERSION
 
     @property
@@ -107,6 +122,7 @@ def _manifest_from(body: dict[str, Any]) -> Manifest:
         | {
             "encoder": EncoderSpec(**body["encoder"]),
             "segments": tuple(SegmentRecord(**segment) for segment in body["segments"]),
+            "weak_below": WeakBelow(**body["weak_below"]) if body.get("weak_below") else None,
             "files": {name: FileRecord(**record) for name, record in body["files"].items()},
             "canaries": tuple(
                 Canary(canary["vector"], tuple(canary["seqs"]), tuple(canary["scores"])) for canary in body["canaries"]

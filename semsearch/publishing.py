@@ -1,30 +1,40 @@
 """What does the library hold that is not published yet, and which generation comes next?
 
-A generation is derived: nothing is encoded here, so what is missing or damaged can always be made again from the
+A generation is derived: no paper is encoded here, so what is missing or damaged can always be made again from the
 library. The next generation is its parent plus what changed since; without a sound parent it is the whole library.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
-from semsearch.encoders import EncoderSpec
-from semsearch.errors import LibraryDamageError, NoGenerationError, SemsearchError
+from semsearch.encoders import Encoder, EncoderSpec
+from semsearch.errors import EncoderError, LibraryDamageError, NoGenerationError, SemsearchError
 from semsearch.generation import Draft, Generation, IndexFolder, Segment, current_generation, open_current, publish
 from semsearch.library import Library
+from semsearch.manifest import WeakBelow
 from semsearch.papers import Paper
+from semsearch.weakness import is_due, measured
+
+logger = logging.getLogger(__name__)
 
 _PAPERS_PER_BLOCK = 1_000
 _PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
 
 
-def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation:
-    """Return the live generation after publishing whatever the library holds beyond it; nothing is encoded.
+def publish_pending(
+    folder: IndexFolder, library: Library, spec: EncoderSpec, *, encoder: Encoder | None = None
+) -> Generation:
+    """Return the live generation after publishing whatever the library holds beyond it; no paper is encoded.
 
     Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
+    :param encoder: for measuring which answers are weak, where that is due; without one, what the parent knows of that
+        is taken over.
     :raises IndexBusyError: if another process is publishing.
     :raises NotEncodedError: if a row that is needed has no vector of this encoder.
     :raises LibraryDamageError: if a row that is needed is damaged, or if the live generation was made from another
@@ -41,11 +51,32 @@ def publish_pending(folder: IndexFolder, library: Library, spec: EncoderSpec) ->
             parent = None
         last_seq = library.last_seq()
         number = library.encoder_number(spec.fingerprint, spec.name)
-        if parent and parent.manifest.last_seq == last_seq and _is_named(folder, parent):
+        known = parent.manifest.weak_below if parent else None
+        to_measure = parent and encoder and is_due(known, parent.papers)
+        if parent and parent.manifest.last_seq == last_seq and _is_named(folder, parent) and not to_measure:
             return parent
         if parent is None:
-            return publish(folder, _full_draft(library, number, last_seq, spec))
-        return publish(folder, _next_draft(library, number, parent, last_seq, spec))
+            draft = _full_draft(library, number, last_seq, spec)
+        else:
+            draft = _next_draft(library, number, parent, last_seq, spec)
+        return publish(folder, replace(draft, weak_below=_weak_below(library, encoder, known)))
+
+
+def _weak_below(
+    library: Library, encoder: Encoder | None, known: WeakBelow | None
+) -> Callable[[Generation], WeakBelow | None]:
+    """Return how a new generation comes to know which answers are weak: it is measured where due, else its parent's."""
+
+    def told(generation: Generation) -> WeakBelow | None:
+        if encoder is None or not is_due(known, generation.papers):
+            return known
+        try:
+            return measured(library, generation, encoder)
+        except EncoderError as error:  # papers that are encoded must come through without it
+            logger.warning("which answers are weak is not measured anew, but next time: %s", error)
+            return known
+
+    return told
 
 
 def check_made_from(library: Library, generation: Generation) -> None:

@@ -40,10 +40,14 @@ class Ranking:
 
     `cosines` and `bm25` are what each leg gives the row; a rank counts from 1 in its leg's window, and is 0 for a row
     that is not in it. All four are None for a leg that was not asked.
+
+    `best` is the highest score before feedback, which lifts good and bad answers alike; for words alone the highest
+    share of what they could score at most. 0 where there are no rows.
     """
 
     rows: Rows
     scores: Scores
+    best: float
     cosines: Scores | None
     bm25: Scores | None
     dense_ranks: Rows | None
@@ -66,20 +70,25 @@ class Ranker:
         self._query = query
         self._allowed = allowed
 
-    def ranked(self, window: int) -> Ranking:
-        """Return the candidates of a window of this many rows in each leg."""
-        dense = None if self._vector is None else self._dense_leg(self._vector, window)
+    def ranked(self, window: int, nearest: Rows | None = None) -> Ranking:
+        """Return the candidates of a window of this many rows in each leg.
+
+        :param nearest: the dense leg's rows, best first, for whoever has scanned for many queries at once.
+        """
+        dense = nearest if self._vector is None or nearest is not None else self._dense_leg(self._vector, window)
         found = None if self._query is None else self._lexical_leg(self._query, window)
         lexical = None if found is None else found[0]
         rows = np.unique(np.concatenate([leg for leg in (dense, lexical) if leg is not None]))
         vectors = None if self._vector is None else self._generation.vectors_at(rows).astype(np.float64)
         cosines = None if self._vector is None or vectors is None else _cosines(self._vector, vectors)
         bm25 = None if self._query is None or found is None else self._bm25(self._query, rows, found, window)
-        scores = np.round(self._scores(rows, vectors, cosines, bm25), SCORE_DECIMALS)
+        final, first = self._scores(rows, vectors, cosines, bm25)
+        scores = np.round(final, SCORE_DECIMALS)
         order = self._order(rows, scores)
         return Ranking(
             rows=rows[order],
             scores=scores[order],
+            best=round(float(first.max(initial=0.0)), SCORE_DECIMALS),
             cosines=None if cosines is None else cosines[order],
             bm25=None if bm25 is None else bm25[order],
             dense_ranks=None if dense is None else _ranks(dense, rows[order]),
@@ -88,18 +97,20 @@ class Ranker:
 
     def _scores(
         self, rows: Rows, vectors: NDArray[np.float64] | None, cosines: Scores | None, bm25: Scores | None
-    ) -> Scores:
-        if cosines is None or bm25 is None:
-            alone = bm25 if cosines is None else cosines
-            assert alone is not None, "at least one leg was asked"
-            return alone
+    ) -> tuple[Scores, Scores]:
+        """Return the scores by which the rows are ranked, and those before feedback: for words alone, shares."""
+        if bm25 is None:
+            assert cosines is not None, "at least one leg was asked"
+            return cosines, cosines
+        share = self._share(bm25)
+        if cosines is None:
+            return bm25, share
         assert self._vector is not None, "cosines come from a vector"
         assert vectors is not None, "and from those of the candidates"
-        share = self._share(bm25)
         first = np.round(_joined(cosines, share), SCORE_DECIMALS)
         best = self._order(rows, first)[:_FEEDBACK_PAPERS]
         moved = _with_feedback(self._vector, vectors[best], first[best])
-        return _joined(_cosines(moved, vectors), share)
+        return _joined(_cosines(moved, vectors), share), first
 
     def _share(self, bm25: Scores) -> Scores:
         """Return how much of what the query's words could score the rows do score: about 0 to 1."""

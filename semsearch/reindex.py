@@ -143,11 +143,12 @@ def update_index(
             _check_same_space(folder, parent, found)
         same_space = parent and parent.manifest.encoder.fingerprint == found.spec.fingerprint
         number = library.encoder_number(found.spec.fingerprint, found.spec.name)
-        with EncodingLine(library, LazyEncoder(found, device or GPU_IF_ANY, load), number) as line:
+        encoder = LazyEncoder(found, device or GPU_IF_ANY, load)
+        with EncodingLine(library, encoder, number) as line:
             run = _Run(library, number, line, on_progress or (lambda progress: None))
             run.bring_in_all(imports)
             run.encode_missing(after=parent.manifest.last_seq if parent and same_space else 0)
-        generation = publish_pending(folder, library, found.spec)
+        generation = publish_pending(folder, library, found.spec, encoder=encoder)
         return run.reported(generation)
 
 

@@ -27,6 +27,7 @@ from semsearch.papers import Paper, normalise_id, normalise_text
 from semsearch.publishing import check_made_from
 from semsearch.queries import LexicalQuery, parse_query
 from semsearch.ranking import Mode, Ranker, Ranking
+from semsearch.weakness import is_weak
 
 MAX_WINDOW = 1_000
 """How far one can page: offset + limit."""
@@ -82,7 +83,8 @@ class Answer:
 
     `total` works (papers, if nothing is folded) could be hits, or at least so many if not `total_is_exact`. `took_ms`
     is the time in milliseconds with the query's encoding, `recall_at_10` is measured against exact search. `facets`
-    count what `total` counts, and are None if not asked for.
+    count what `total` counts, and are None if not asked for. `weak` says that nothing in the index is a good answer; it
+    is None where that is not known: for papers like others, by words alone, and in a small index.
     """
 
     hits: tuple[Hit, ...]
@@ -95,6 +97,7 @@ class Answer:
     approximate: bool
     recall_at_10: float
     facets: dict[str, Facet] | None = None
+    weak: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ class Searcher:
         started = time.perf_counter()
         asked, vector, words = self._asked(query, mode)
         allowed = self._allowed(page.where, asked, np.empty(0, dtype=np.int64))
-        return self._answer(vector, words, asked.text, allowed, page, started)
+        return self._answer(vector, words, asked.text, allowed, page, started, asked)
 
     def ranked(self, query: str, mode: Mode = "hybrid", where: Filter = EVERY_PAPER) -> list[str]:
         """Return the ids of the first 1,000 papers that `search` finds with no work folded, best first.
@@ -299,8 +302,12 @@ class Searcher:
         allowed: NDArray[np.bool_] | None,
         page: Page,
         started: float,
+        asked: LexicalQuery | None = None,
     ) -> Answer:
-        """Rank, fold, cut out the page, and say why each of its papers is there, by the words of `text`."""
+        """Rank, fold, cut out the page, and say why each of its papers is there, by the words of `text`.
+
+        :param asked: the question whose answer may be weak.
+        """
         generation, manifest = self.generation, self.generation.manifest
         ranker = Ranker(generation, vector, words, allowed)
         ranking, places, complete = self._window(ranker, page)
@@ -312,17 +319,19 @@ class Searcher:
             among[ranking.rows[list(places)]] = True
         total = int(np.count_nonzero(among))
         facets = generation.facets(among, page.facet_values) if page.facet_values else None
+        mode: Mode = "lexical" if vector is None else "dense" if words is None else "hybrid"
         return Answer(
             hits=hits,
             total=total,
             total_is_exact=exact,
             took_ms=round((time.perf_counter() - started) * 1_000, 3),
-            mode="lexical" if vector is None else "dense" if words is None else "hybrid",
+            mode=mode,
             generation=manifest.generation,
             model=manifest.encoder.name,
             approximate=manifest.approximate,
             recall_at_10=manifest.recall_at_10,
             facets=facets,
+            weak=is_weak(generation, asked, mode, ranking) if asked else None,
         )
 
     def _window(self, ranker: Ranker, page: Page) -> tuple[Ranking, Sequence[int], bool]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import FakeEncoder, make_paper, write_jsonl
 
-from semsearch import cli, ranking
+from semsearch import cli, ranking, weakness
 from semsearch.cli import options
 from semsearch.encoders import ModelFolder
 
@@ -126,6 +126,26 @@ def test_search_shows_the_nearest_first(run: Run, papers: Path) -> None:
     assert lines[5].startswith("  2. Birdsong")
     assert lines[6].strip() == "1999 · Nest"
     assert err.startswith("2 of 3 papers in ")
+
+
+def test_search_says_when_nothing_is_good(run: Run, papers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("index", "papers.jsonl", "--index", "small")
+    assert run("search", "qwpo zxmn", "--index", "small")[2].startswith("3 of 3 papers in ")
+    assert json.loads(run("stats", "--json", "--index", "small")[1])["weak_below"] is None
+    for name in ("FEWEST_PAPERS", "_FEWEST_WORDS", "_FEWEST_PAPERS_OF_A_WORD"):
+        monkeypatch.setattr(weakness, name, 1)
+    run("index", "papers.jsonl")
+    code, out, err = run("search", "qwpo zxmn")
+    assert (code, err.splitlines()[0]) == (0, "Note: nothing here answers this well.")
+    assert out.splitlines()[0].startswith("  1. ")
+    assert json.loads(run("search", "qwpo zxmn", "--json")[1])["meta"]["weak"] is True
+    assert run("search", "whales sing long songs")[2].startswith("3 of 3 papers in ")
+    assert json.loads(run("search", "whales sing long songs", "--json")[1])["meta"]["weak"] is False
+    assert run("search", "nobody", "--mode", "lexical")[2].startswith("0 of 0 papers in "), "that says it already"
+    known = json.loads(run("stats", "--json")[1])["weak_below"]
+    assert (known["papers"], sorted(known["scores"])) == (3, ["dense", "hybrid"])
+    (line,) = (line for line in run("stats")[1].splitlines() if line.startswith("weak "))
+    assert f"{known['scores']['hybrid']:.3f} in hybrid mode" in line
 
 
 def test_search_as_json_is_the_envelope_of_the_service(run: Run, papers: Path) -> None:

@@ -54,7 +54,7 @@ def answer(
     mode: Mode = "hybrid",
 ) -> Answer:
     hit = Hit(11, 0.731, PAPER, evidence, versions)
-    return Answer((hit,), total, exact, 4.25, mode, 7, "all-MiniLM-L6-v2", False, 1.0, facets)
+    return Answer((hit,), total, exact, 4.25, mode, 7, "all-MiniLM-L6-v2", False, 1.0, facets, weak=False)
 
 
 def test_a_paper_shows_every_field() -> None:
@@ -92,6 +92,7 @@ def test_an_answer_says_what_it_was_chosen_from() -> None:
             "model": "all-MiniLM-L6-v2",
             "approximate": False,
             "recall_at_10": 1.0,
+            "weak": False,
             "limit": 1,
             "offset": 10,
             "next_offset": 11,

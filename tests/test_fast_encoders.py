@@ -236,11 +236,19 @@ class Counting(FakeEncoder):
 def test_a_query_that_comes_again_is_remembered() -> None:
     counting = Counting()
     sharing = SharingEncoder(counting)
-    first = sharing.encode_queries(["tides", "dunes"])
-    again = sharing.encode_queries(["dunes", "tides"])
+    first = [sharing.encode_queries([query]) for query in ("tides", "dunes")]
+    again = [sharing.encode_queries([query]) for query in ("dunes", "tides")]
     assert counting.batches == [["tides"], ["dunes"]]
     assert np.array_equal(first[::-1], again)
-    assert np.array_equal(first, counting._vectors(["tides", "dunes"]))
+    assert np.array_equal(np.concatenate(first), counting._vectors(["tides", "dunes"]))
+
+
+def test_several_queries_of_one_call_are_one_batch() -> None:
+    counting = Counting()
+    queries = [f"word{number}" for number in range(100)]
+    assert np.array_equal(SharingEncoder(counting).encode_queries(queries), counting._vectors(queries))
+    assert counting.batches == [queries]
+    assert SharingEncoder(counting).encode_queries(queries[:1]).shape == (1, MODEL.spec.dimension)
 
 
 def test_the_longest_unasked_query_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,7 @@ def test_a_search_answers_with_the_whole_envelope(client: TestClient) -> None:
             "model": "fake",
             "approximate": False,
             "recall_at_10": 1.0,
+            "weak": None,
             "limit": 1,
             "offset": 0,
             "next_offset": 1,

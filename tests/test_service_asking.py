@@ -377,6 +377,17 @@ def test_the_page_takes_filters_and_leaves_out_empty_fields(client: TestClient) 
     assert client.get("/?q=finding5&year=x").status_code == 422
 
 
+def test_a_weak_answer_says_so(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "Nothing here answers this well."
+    for weak in (None, False, True):
+        monkeypatch.setattr("semsearch.search.is_weak", lambda *question, weak=weak: weak)
+        assert (line in client.get("/?q=finding5").text) is (weak is True)
+        assert client.get("/search?q=finding5").json()["meta"]["weak"] is weak
+        assert client.get("/papers/p5/related").json()["meta"]["weak"] is None
+        assert line not in client.get("/?related=p5").text
+        assert line not in client.get("/?q=finding5&year=1999").text, "it says that no paper is like this"
+
+
 def test_facets_are_links_that_narrow_down(client: TestClient) -> None:
     html = client.get("/?q=finding5&year=2001").text
     shown = re.findall(r'<li><a href="([^"]*)"><bdi>[^<]*</bdi></a> <span>(\d+)</span></li>', html)

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 
 def print_answer(answer: "Answer", page: "Page", as_json: bool) -> None:
-    """Print the hits of a page, its facets if they were asked for, and on stderr how many there are."""
+    """Print the hits of a page, its facets if they were asked for, and on stderr how many and how good they are."""
     if as_json:
         from semsearch.envelope import answer_envelope
 
         print_json(answer_envelope(answer, page))
         return
+    if answer.weak and answer.hits:
+        click.echo("Note: nothing here answers this well.", err=True)
     for hit in answer.hits:
         _print_hit(hit)
     for name, facet in (answer.facets or {}).items():

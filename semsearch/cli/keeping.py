@@ -54,6 +54,7 @@ def stats(index: Path, as_json: bool) -> None:
         "model": asdict(manifest.encoder),
         "index_recipe": manifest.index_recipe,
         "text_recipe": manifest.text_recipe,
+        "weak_below": manifest.weak_below and asdict(manifest.weak_below),
         "truncated": truncated,
         "pending_changes": pending,
         "library": asdict(counts),
@@ -71,6 +72,9 @@ def stats(index: Path, as_json: bool) -> None:
     click.echo(
         f"truncated   {truncated:,} papers have more than the {manifest.encoder.max_tokens} tokens the model reads"
     )
+    if manifest.weak_below and manifest.weak_below.scores:
+        scores = ", ".join(f"{score:.3f} in {mode} mode" for mode, score in manifest.weak_below.scores.items())
+        click.echo(f"weak        answers whose best hit scores below {scores}, before feedback")
     click.echo(f"on disk     {disk_bytes / 1e6:,.1f} MB")
     if pending:
         click.echo(f"pending     {pending:,} changes are not searchable yet; publish them with: {folder.command}")

@@ -39,8 +39,10 @@ class SharingEncoder:
         return self._encoder.encode_passages(passages)
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
-        """Return the queries' vectors, shape (n, dimension); each is encoded with what other threads ask just now."""
-        return np.stack([self._remembered(query) for query in queries])
+        """Return the queries' vectors, shape (n, dimension); a single one is encoded with what others ask just now."""
+        if len(queries) != 1:  # a batch as it is, and of nobody who will ask again
+            return self._encoder.encode_queries(queries)
+        return self._remembered(queries[0])[None, :]
 
     def _remembered(self, query: str) -> Vector:
         with self._lock:

@@ -93,6 +93,7 @@ class MetaView(BaseModel):
     model: str
     approximate: bool
     recall_at_10: float = Field(description="against exact search")
+    weak: bool | None = Field(description="whether nothing in the index is a good answer; null if that is not known")
     limit: int
     offset: int
     next_offset: int | None = Field(description="for the next page; null on the last")
