@@ -275,6 +275,59 @@ def test_a_very_long_query(index: LexicalIndex) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def alphabet(tmp_path_factory: pytest.TempPathFactory) -> LexicalIndex:
+    """Return an index of papers of which number n holds word 1 to word n, so that a word is rarer than those before."""
+    texts = [" ".join(f"word{one}" for one in range(1, n + 1)) for n in range(1, 101)]
+    papers = [make_paper(n, text, title="", authors=("Word60 Word99",)) for n, text in enumerate(texts, 1)]
+    return opened(tmp_path_factory.mktemp("alphabet"), *papers)
+
+
+def test_of_a_long_text_the_words_that_weigh_most_are_searched(alphabet: LexicalIndex) -> None:
+    words = [f"word{n}" for n in range(1, 101)]
+    idf = {f"word{n}": math.log(1 + (n - 0.5) / (101.5 - n)) for n in range(1, 101)}  # 101 - n of 100 papers hold it
+    assert list(alphabet.telling(Counter(words))) == words[:67:-1], "the 32 rarest"
+    assert alphabet.telling(Counter(words)) == pytest.approx({word: idf[word] for word in words[68:]})
+    said_often = Counter(
+        [*words, *["word60"] * 2]
+    )  # 3 * idf of word 60 is 2.67; of words 94 and 95 it is 2.60 and 2.74
+    assert list(alphabet.telling(said_often))[5:8] == ["word95", "word60", "word94"]
+    assert min(alphabet.search(LexicalQuery.of_text(" ".join(words)), 100)[1]) == 69, "no other words are looked up"
+    most = 2.2 * sum(idf[word] for word in words[68:])
+    assert alphabet.most(LexicalQuery.of_text(" ".join(words))) == pytest.approx(most)
+
+
+def test_what_no_paper_holds_counts_in_a_long_text_and_hides_no_word(alphabet: LexicalIndex) -> None:
+    text = " ".join([*(f"unheard{n}" for n in range(40)), "word99", "word100"])
+    assert list(alphabet.telling(Counter(analyse(text)))) == ["word100", "word99"]
+    assert alphabet.most(LexicalQuery.of_text(text)) == pytest.approx(2.2 * 32 * math.log(1 + 100.5 / 0.5))
+
+
+def test_common_words_tell_only_where_there_are_no_others(alphabet: LexicalIndex) -> None:
+    assert list(alphabet.telling(Counter(["word50", "word51", "word52"]))) == ["word52", "word51"]
+    assert list(alphabet.telling(Counter(["word49", "word50", "unheard"]))) == ["word50", "word49"]
+    assert alphabet.telling(Counter(["unheard"])) == {}
+
+
+@settings(deadline=None)
+@given(st.permutations([f"word{n}" for n in range(45, 100)]))
+def test_the_order_of_the_words_changes_nothing(alphabet: LexicalIndex, words: list[str]) -> None:
+    text, other = " ".join(words), " ".join(sorted(words))
+    assert list(alphabet.telling(Counter(words))) == list(alphabet.telling(Counter(sorted(words))))
+    assert alphabet.most(LexicalQuery.of_text(text)) == alphabet.most(LexicalQuery.of_text(other))
+    for found, expected in zip(
+        alphabet.search(LexicalQuery.of_text(text), 20), alphabet.search(LexicalQuery.of_text(other), 20), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_only_a_text_short_enough_to_be_typed_asks_for_authors(alphabet: LexicalIndex) -> None:
+    """All papers are by Word60, and 41 of them also hold that word."""
+    short = " ".join(f"unheard{n}" for n in range(31)) + " word60"
+    assert len(found(alphabet, short)) == 100
+    assert found(alphabet, f"{short} unheard31") == list(range(60, 101))
+
+
 def test_which_papers_meet_the_demands(library: LexicalIndex) -> None:
     seqs = np.array([5, 2, 1, 99, 3])
     assert library.meeting(parse_query("markov -speech"), seqs).tolist() == [True, True, False, False, True]
