@@ -4,13 +4,10 @@ The sentence of its abstract that answers the query best, and the query's words 
 come from the text that is shown, so they hold for any hit, whichever leg of the search found it.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
-_COMMON_IDF = math.log(2)  # of a word that half of all papers hold
 _LENGTH_SLOPE = 0.3
 
 Analysis = Callable[[str], Sequence[str]]
@@ -19,22 +16,10 @@ Analysis = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class QueryTerms:
-    """The telling terms of one query: how the query spells each, and its weight; the most telling first."""
+    """The telling terms of a query, the most telling first: how it spells each, and what each weighs, above 0."""
 
     spellings: Mapping[str, str]
     weights: Mapping[str, float]
-
-    @classmethod
-    def weigh(cls, spellings: Mapping[str, str], idf: Callable[[str], float]) -> Self:
-        """Return the terms that at most half of all papers hold, or all where the query has no such term.
-
-        :param spellings: each term of the query and how the query spells it.
-        :param idf: natural logarithm, as in BM25; positive.
-        """
-        weights = {term: idf(term) for term in spellings}
-        telling = {term: weight for term, weight in weights.items() if weight >= _COMMON_IDF} or weights
-        ordered = sorted(telling, key=lambda term: (-telling[term], term))
-        return cls({term: spellings[term] for term in ordered}, {term: telling[term] for term in ordered})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +43,7 @@ def explain(query: QueryTerms, title: str, abstract: str, analyse: Analysis) -> 
 
 
 def _best(weights: Mapping[str, float], contents: Sequence[Sequence[str]]) -> int | None:
-    """Return which sentence weighs most: the idf of the query's terms in it, each once, over its normalised length.
+    """Return which sentence weighs most: the weights of the query's terms in it, each once, over its normalised length.
 
     The length is pivoted (Singhal, Buckley and Mitra, 1996): 1 - s + s * words / mean words of this abstract's
     sentences, with a slope s of 0.3. So a sentence of average length keeps its weight, one twice as long must hold 1.3

@@ -6,6 +6,7 @@ the index.
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,9 +200,10 @@ class Searcher:
         return self.generation.ids_at(rows)
 
     def related(self, paper_ids: Sequence[str], page: Page = Page(), disliked: Sequence[str] = ()) -> Answer:
-        """Return the papers nearest to the mean of these papers' vectors, away from that of the disliked ones.
+        """Return the papers nearest to these: by the mean of their vectors, and by the words of all of them.
 
-        None of the papers named, in whatever version, is among them.
+        The mean is taken away from that of the disliked ones, whose words count nothing. None of the papers named, in
+        whatever version, is among the hits.
 
         :raises PaperNotFoundError: naming the ids that are not in the index.
         :raises ValueError: if no id is given, or nothing is left of the mean.
@@ -209,27 +211,24 @@ class Searcher:
         started = time.perf_counter()
         if not paper_ids:
             raise ValueError("name at least one paper")
-        seeds, avoided = self._rows_of_papers(paper_ids), self._rows_of_papers(disliked)
-        towards = self.generation.vectors_at(seeds).mean(axis=0, dtype=np.float64)
-        if avoided.size:
-            towards -= _DISLIKED_WEIGHT * self.generation.vectors_at(avoided).mean(axis=0, dtype=np.float64)
-        length = np.linalg.norm(towards)
-        if length < 1e-9:
-            raise ValueError("these papers point in opposite directions; there is nothing between them")
-        works = [self.generation.works.versions_of(row) for row in [*seeds.tolist(), *avoided.tolist()]]
-        allowed = self._allowed(page.where, LexicalQuery(), np.concatenate(works))
-        return self._answer((towards / length).astype(np.float32), None, "", allowed, page, started)
+        liked, avoided = self._seqs_of(paper_ids), self._seqs_of(disliked)
+        vector = self._between(liked, avoided)
+        words = LexicalQuery.of_text(self._texts_of(liked))
+        rows = self.generation.rows_of(np.concatenate([liked, avoided])).tolist()
+        named = np.concatenate([self.generation.works.versions_of(row) for row in rows])
+        return self._answer(vector, words, words.text, self._allowed(page.where, words, named), page, started)
 
     def related_to_text(self, title: str, abstract: str, page: Page = Page()) -> Answer:
-        """Return the papers nearest to a pasted title and abstract, read as a paper's text is read.
+        """Return the papers nearest to a pasted title and abstract, read as a paper's text is read, and by its words.
 
         :raises ValueError: if both are blank, or too long or not text.
         """
         started = time.perf_counter()
         text = clean_query(f"{title} {abstract}".strip())
         vector = checked(self.encoder.encode_passages(self.encoder.tokenise([text])), 1, self.encoder.spec.dimension)[0]
-        allowed = self._allowed(page.where, LexicalQuery(), np.empty(0, dtype=np.int64))
-        return self._answer(vector, None, text, allowed, page, started)
+        words = LexicalQuery.of_text(text)
+        allowed = self._allowed(page.where, words, np.empty(0, dtype=np.int64))
+        return self._answer(vector, words, text, allowed, page, started)
 
     def paper(self, paper_id: str) -> Paper:
         """Return the paper with this id, in whatever spelling.
@@ -258,8 +257,27 @@ class Searcher:
             raise PaperNotFoundError(f"not in the index: {', '.join(repr(paper_id) for paper_id in unknown[:10])}")
         return found
 
-    def _rows_of_papers(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
-        return np.unique(np.array([row for row, _ in self._located(paper_ids)], dtype=np.int64))
+    def _seqs_of(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the seq of each of these papers, each once, ascending: unlike rows, seqs never change."""
+        return np.unique(np.array([seq for _, seq in self._located(paper_ids)], dtype=np.int64))
+
+    def _between(self, liked: NDArray[np.int64], avoided: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the direction of the mean of these papers' vectors, away from that of the avoided ones."""
+        generation = self.generation
+        towards = generation.vectors_at(generation.rows_of(liked)).mean(axis=0, dtype=np.float64)
+        if avoided.size:
+            away = generation.vectors_at(generation.rows_of(avoided)).mean(axis=0, dtype=np.float64)
+            towards -= _DISLIKED_WEIGHT * away
+        length = np.linalg.norm(towards)
+        if length < 1e-9:
+            raise ValueError("these papers point in opposite directions; there is nothing between them")
+        unit: NDArray[np.float32] = (towards / length).astype(np.float32)
+        return unit
+
+    def _texts_of(self, seqs: NDArray[np.int64]) -> str:
+        """Return what these papers say, one after the other."""
+        versions = self.library.versions_at(seqs.tolist())
+        return " ".join(version.paper.text for _, version in sorted(versions.items()))
 
     def _rows_of_ids(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of those papers that there are."""
@@ -311,7 +329,7 @@ class Searcher:
         generation, manifest = self.generation, self.generation.manifest
         ranker = Ranker(generation, vector, words, allowed)
         ranking, places, complete = self._window(ranker, page)
-        hits = self._hits(ranking, places, page, QueryTerms.weigh(spellings(text), generation.lexical.idf))
+        hits = self._hits(ranking, places, page, self._terms_of(text))
         if vector is not None:  # every row has a cosine, so all that are allowed could be hits
             among, exact = self._counted(allowed, page), True
         else:
@@ -370,6 +388,11 @@ class Searcher:
                 evidence = _evidence(ranking, place, paper, terms)
                 hits.append(Hit(rank, float(ranking.scores[place]), paper, evidence, folded_papers))
         return tuple(hits)
+
+    def _terms_of(self, text: str) -> QueryTerms:
+        weights = self.generation.lexical.telling(Counter(analyse(text)))
+        spelled = spellings(text)
+        return QueryTerms({term: spelled[term] for term in weights}, weights)
 
     def _other_versions(self, row: int) -> tuple[int, ...]:
         versions = self.generation.works.versions_of(row).tolist()

@@ -300,8 +300,11 @@ def test_several_papers_at_once_come_in_the_order_of_their_ids(client: TestClien
 
 def test_a_pasted_paper_finds_itself_first(client: TestClient) -> None:
     pasted = {"title": TRANSFORMER.title, "abstract": TRANSFORMER.abstract, "limit": 1}
-    (first,) = body_of(client.post("/related", json=pasted))["results"]
-    assert (first["paper"]["id"], first["score"]) == ("arxiv:1706.03762", 1.0)
+    body = body_of(client.post("/related", json=pasted))
+    (first,) = body["results"]
+    assert (first["paper"]["id"], body["meta"]["mode"]) == ("arxiv:1706.03762", "hybrid")
+    assert first["evidence"]["dense"] == {"rank": 1, "cosine": 1.0}
+    assert first["evidence"]["lexical"]["rank"] == 1
     assert first["evidence"]["sentence"]["text"] == TRANSFORMER.abstract
 
 
