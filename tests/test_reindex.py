@@ -317,7 +317,7 @@ def test_a_killed_change_of_model_leaves_an_index_that_goes_on(
     update_index(tmp_path / "index", imports_of([source]), load=loader)
     write_jsonl(source, [make_paper(number) for number in range(10)])
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
