@@ -33,7 +33,7 @@ _PAPERS_PER_WORD = 5_000  # one of them at least must hold a word, and three in 
 _FEWEST_PAPERS_OF_A_WORD = 3
 _FEWEST_LETTERS = 3
 _FEWEST_WORDS = 200
-_WINDOW = 50  # of each leg; with 1,000 no threshold measured changed by more than 0.001
+_WINDOW = 50  # of each leg; with 10 or 1,000 every threshold measured was the same
 _CHANGED = 0.25
 _LOOKED_AT_FOR_AUTHORS = 10
 
