@@ -8,13 +8,18 @@ bootstrap's 95 % interval and the p of a paired sign-flip permutation test. Defa
 
 The candidates of a query are the 1,000 best papers of each leg. Cosines are exact for all of them; a paper outside the
 lexical leg's 1,000 has no BM25 and counts as 0.
+
+Another table asks with papers instead of words, as related papers do. Papers that are relevant to one question are
+liked; whoever likes them should find the others that are. A question that several papers are drawn from counts once, by
+the mean of their figures. `against_dense` compares with the cosines alone.
 """
 
 import argparse
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,11 @@ MEASURES = (nDCG @ 10, R @ 100, RR @ 10)
 TITLE_BOOST = 0.2
 DENSE_WEIGHT = 0.5
 FEEDBACK_PAPERS, FEEDBACK_SHARPNESS, FEEDBACK_WEIGHT = 10, 30.0, 0.5
+
+PAPER_TERMS = 32
+LIKED = (1, 2, 5)
+PAPERS_OF_A_QUESTION = 3
+FEWEST_QUESTIONS = 20
 
 _BM25_K1 = 1.2  # tantivy's; k1 + 1 is the most that one term can reach, as a multiple of its idf
 _RESAMPLES = 10_000
@@ -162,17 +172,42 @@ class LexicalLeg:
             for field, boost in boosts.items()
             for term in self.terms(field, query)
         ]
-        hits = self._searcher.search(Query.boolean_query(clauses), WINDOW, count=False).hits
-        return np.array([at.doc for _, at in hits], dtype=np.int64), np.array([score for score, _ in hits])
+        return self._hits(clauses)
 
     def ideal(self, query: str) -> float:
         """Return the BM25 of a paper whose text is full of every term of the query; one that no paper has counts too.
 
-        It is (k1 + 1) times the sum of idf = ln(1 + (N - df + 0.5) / (df + 0.5)).
+        It is (k1 + 1) times the sum of idf.
         """
-        papers = self._searcher.num_docs
-        held = (self._searcher.doc_freq("text", term) for term in self.terms("text", query))
-        return (_BM25_K1 + 1) * sum(math.log(1 + (papers - df + 0.5) / (df + 0.5)) for df in held)
+        return (_BM25_K1 + 1) * sum(map(self._idf, self.terms("text", query)))
+
+    def heaviest(self, text: str, most: int | None) -> dict[str, int]:
+        """Return how often a paper's text holds those of its terms that weigh most by tf * idf; all for None."""
+        times = Counter(self._stemmed.analyze(text))
+        ordered = sorted(times, key=lambda term: (-times[term] * self._idf(term), term))
+        return {term: times[term] for term in ordered[:most]}
+
+    def search_like(self, terms: Mapping[str, int]) -> tuple[Rows, Floats]:
+        """Return (rows, scores) of the papers most like a text of these terms, each of which counts as often."""
+        clauses = [
+            (Occur.Should, Query.boost_query(Query.term_query(self.schema, field, term), boost * times))
+            for field, boost in TEXT_AND_TITLE.items()
+            for term, times in terms.items()
+        ]
+        return self._hits(clauses)
+
+    def ideal_like(self, terms: Mapping[str, int]) -> float:
+        """Return `ideal` for terms that count as often as they are said."""
+        return (_BM25_K1 + 1) * sum(times * self._idf(term) for term, times in terms.items())
+
+    def _hits(self, clauses: Sequence[tuple[Occur, Query]]) -> tuple[Rows, Floats]:
+        hits = self._searcher.search(Query.boolean_query(clauses), WINDOW, count=False).hits
+        return np.array([at.doc for _, at in hits], dtype=np.int64), np.array([score for score, _ in hits])
+
+    def _idf(self, term: str) -> float:
+        """Return ln(1 + (N - df + 0.5) / (df + 0.5))."""
+        papers, holding = self._searcher.num_docs, self._searcher.doc_freq("text", term)
+        return math.log(1 + (papers - holding + 0.5) / (holding + 0.5))
 
 
 def _analyzer(*filters: Filter) -> tantivy.TextAnalyzer:
@@ -205,12 +240,17 @@ class Candidates:
 
 
 def candidates(
-    vector: NDArray[np.float32], vectors: NDArray[np.float32], lexical: tuple[Rows, Floats], ideal: float
+    vector: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    lexical: tuple[Rows, Floats],
+    ideal: float,
+    without: Collection[int] = (),
 ) -> Candidates:
-    """Return the union of both legs' windows."""
+    """Return the union of both legs' windows, without the papers of these rows."""
     cosines = (vectors @ vector).astype(np.float64)
-    dense = np.argsort(-cosines, kind="stable")[:WINDOW]
-    found, scores = lexical
+    order, excluded = np.argsort(-cosines, kind="stable"), np.array(list(without), dtype=np.int64)
+    dense = order[~np.isin(order, excluded)][:WINDOW]
+    found, scores = (of[~np.isin(lexical[0], excluded)] for of in lexical)
     rows = np.union1d(dense, found)
     dense_rank, lexical_rank = np.full(len(rows), np.inf), np.full(len(rows), np.inf)
     bm25 = np.zeros(len(rows))
@@ -333,7 +373,16 @@ def measured(judged: JudgedSet, encoder: Encoder, cache: Path) -> dict[str, Any]
         | {"against_recipe": compared(found[str(MEASURES[0])], recipe)}
         for name, found in figures.items()
     }
-    return {"papers": len(judged.documents), "queries": len(judged.queries), "rankings": table}
+    return {
+        "papers": len(judged.documents),
+        "queries": len(judged.queries),
+        "rankings": table,
+        "papers_as_queries": {
+            f"{count} liked": _as_queries(judged, vectors, leg, count)
+            for count in LIKED
+            if len(dict(liked_papers(judged, count))) >= FEWEST_QUESTIONS
+        },
+    }
 
 
 def _run(
@@ -343,13 +392,15 @@ def _run(
     for (query_id, text), vector in zip(judged.queries.items(), asked, strict=True):
         words = leg.without_stop_words(text) if ranking.drops_stop_words else text
         found = candidates(vector, vectors, leg.search(words, ranking.boosts), leg.ideal(words))
-        scores = ranking.fusion(found)
-        best = np.argsort(-scores, kind="stable")[:DEPTH]
-        run += [
-            ir_measures.ScoredDoc(query_id, judged.documents[found.rows[at]].document_id, float(scores[at]))
-            for at in best[np.isfinite(scores[best])]
-        ]
+        run += _best(judged, query_id, found, ranking.fusion)
     return run
+
+
+def _best(judged: JudgedSet, query_id: str, found: Candidates, fusion: Fusion) -> Iterator[ir_measures.ScoredDoc]:
+    scores = fusion(found)
+    best = np.argsort(-scores, kind="stable")[:DEPTH]
+    for at in best[np.isfinite(scores[best])]:
+        yield ir_measures.ScoredDoc(query_id, judged.documents[found.rows[at]].document_id, float(scores[at]))
 
 
 def _figures(judged: JudgedSet, run: list[ir_measures.ScoredDoc]) -> dict[str, Floats]:
@@ -373,6 +424,95 @@ def compared(figures: Floats, baseline: Floats) -> dict[str, Any]:
         "interval": [round(float(bound), 4) for bound in np.percentile(means, [2.5, 97.5])],
         "p": round(float((as_far.sum() + 1) / (_RESAMPLES + 1)), 4),
     }
+
+
+# Papers as queries
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRanking:
+    """One row of this table: how many of the papers' terms are searched, and of how many a share is told."""
+
+    name: str
+    fusion: Fusion
+    terms: int | None = PAPER_TERMS
+    share_of: int | None = PAPER_TERMS
+
+
+def paper_rankings() -> list[PaperRanking]:
+    """Return the rows of the table; related papers are ranked by the last one."""
+    half = weighted_share(DENSE_WEIGHT)
+    return [
+        PaperRanking("dense", dense_only),
+        PaperRanking("lexical", lexical_only),
+        PaperRanking("lexical, all terms", lexical_only, None, None),
+        PaperRanking("reciprocal rank fusion, k=60", reciprocal_rank),
+        *(PaperRanking(f"recipe, {terms or 'all'} terms", half, terms, terms) for terms in (16, 64, None)),
+        PaperRanking("recipe, share of all terms", half, PAPER_TERMS, None),
+        *(PaperRanking(f"cosine {weight}, share {1 - weight:.1f}", weighted_share(weight)) for weight in (0.4, 0.6)),
+        PaperRanking("recipe", half),
+        PaperRanking("recipe with feedback", with_feedback),
+    ]
+
+
+def liked_papers(judged: JudgedSet, count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield questions with papers relevant to them, so many at a time; each question has more than those."""
+    relevant: defaultdict[str, list[str]] = defaultdict(list)
+    for qrel in sorted(judged.qrels):
+        if qrel.relevance > 0:
+            relevant[qrel.query_id].append(qrel.doc_id)
+    for query_id, papers in relevant.items():
+        for start in range(0, min(len(papers) - count + 1, PAPERS_OF_A_QUESTION), count):
+            if len(papers) > count:
+                yield query_id, tuple(papers[start : start + count])
+
+
+def _as_queries(judged: JudgedSet, vectors: NDArray[np.float32], leg: LexicalLeg, count: int) -> dict[str, Any]:
+    """Return the table for so many liked papers at a time."""
+    asked = {f"{query_id} {' '.join(papers)}": (query_id, papers) for query_id, papers in liked_papers(judged, count)}
+    qrels = [
+        ir_measures.Qrel(name, qrel.doc_id, qrel.relevance)
+        for name, (query_id, papers) in asked.items()
+        for qrel in judged.qrels
+        if qrel.query_id == query_id and qrel.doc_id not in papers
+    ]
+    place = {document.document_id: row for row, document in enumerate(judged.documents)}
+    runs: defaultdict[str, list[ir_measures.ScoredDoc]] = defaultdict(list)
+    for name, (_, papers) in asked.items():
+        for ranking, found in _found_by(judged, vectors, leg, [place[paper] for paper in papers]):
+            runs[ranking.name] += _best(judged, name, found, ranking.fusion)
+    figures = {name: _by_question(asked, qrels, run) for name, run in runs.items()}
+    table = {
+        name: {str(MEASURES[0]): round(float(values.mean()), 4), "against_dense": compared(values, figures["dense"])}
+        for name, values in figures.items()
+    }
+    return {"questions": len(next(iter(figures.values()))), "papers_asked_with": len(asked), "rankings": table}
+
+
+def _found_by(
+    judged: JudgedSet, vectors: NDArray[np.float32], leg: LexicalLeg, rows: list[int]
+) -> Iterator[tuple[PaperRanking, Candidates]]:
+    """Yield each ranking with the candidates that the papers of these rows find."""
+    text = " ".join(judged.documents[row].text for row in rows)
+    mean = vectors[rows].mean(axis=0)
+    towards = mean / np.linalg.norm(mean)
+    terms = {
+        most: leg.heaviest(text, most) for ranking in paper_rankings() for most in (ranking.terms, ranking.share_of)
+    }
+    hits = {most: leg.search_like(terms[most]) for most in {ranking.terms for ranking in paper_rankings()}}
+    for ranking in paper_rankings():
+        ideal = leg.ideal_like(terms[ranking.share_of])
+        yield ranking, candidates(towards, vectors, hits[ranking.terms], ideal, rows)
+
+
+def _by_question(
+    asked: Mapping[str, tuple[str, tuple[str, ...]]], qrels: list[ir_measures.Qrel], run: list[ir_measures.ScoredDoc]
+) -> Floats:
+    """Return the first measure's figure for each question: the mean over what was asked for it."""
+    figures: defaultdict[str, list[float]] = defaultdict(list)
+    for metric in ir_measures.iter_calc([MEASURES[0]], qrels, run):
+        figures[asked[metric.query_id][0]].append(metric.value)
+    return np.array([np.mean(figures[query_id]) for query_id in dict.fromkeys(name for name, _ in asked.values())])
 
 
 def main() -> None:
