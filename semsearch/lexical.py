@@ -351,7 +351,8 @@ class LexicalIndex:
 
         :param terms: how often the text holds each.
         """
-        idfs = {term: self.idf(term) for term in terms if self.document_frequency(term)}
+        holding = {term: self.document_frequency(term) for term in terms}
+        idfs = {term: self._idf_of(papers) for term, papers in holding.items() if papers}
         telling = [term for term, idf in idfs.items() if idf >= _COMMON_IDF] or list(idfs)
         weights = {term: terms[term] * idfs[term] for term in telling}
         return {term: weights[term] for term in sorted(telling, key=lambda term: (-weights[term], term))[:_MAX_TERMS]}
@@ -438,7 +439,9 @@ class LexicalIndex:
         return min(1.0, as_word / self._idf("author", word))
 
     def _idf(self, field: str, term: str) -> float:
-        holding = self._searcher.doc_freq(field, term)
+        return self._idf_of(self._searcher.doc_freq(field, term))
+
+    def _idf_of(self, holding: int) -> float:
         return math.log(1 + (max(self.papers, holding) - holding + 0.5) / (holding + 0.5))
 
     def _term(self, field: str, term: str, weight: float = 1.0) -> Query:

@@ -193,7 +193,7 @@ def test_a_search_answers_with_the_whole_envelope(client: TestClient) -> None:
                 },
                 "evidence": {
                     "sentence": {"start": 0, "end": 26, "text": "layers of learned features"},
-                    "terms": ["Deep", "features", "layers", "learning", "of"],
+                    "terms": ["learning", "Deep", "features", "layers", "of"],
                     "dense": {"rank": 1, "cosine": 1.0},
                     "lexical": None,
                 },

@@ -155,7 +155,7 @@ def _paper_or_null(searcher: Searcher, paper_id: str) -> dict[str, Any] | None:
     dependencies=_bare,
 )
 def related_to(live: Live, searcher: CurrentSearcher, body: questions.RelatedBody) -> Response:
-    """Return the papers nearest to a title and abstract, or to the mean of several papers of the index."""
+    """Return the papers nearest to a title and abstract, or to several papers of the index."""
     if isinstance(body, questions.SeedPapers):
         return _neighbours(live, searcher, body, body.ids)
     subject = ("text", body.title, body.abstract)
@@ -171,7 +171,7 @@ def related_to(live: Live, searcher: CurrentSearcher, body: questions.RelatedBod
     dependencies=_bare,
 )
 def recommend(live: Live, searcher: CurrentSearcher, body: questions.RecommendBody) -> Response:
-    """Return the papers nearest to the mean of the positive ones, away from that of the negative ones."""
+    """Return the papers nearest to the positive ones, away from the negative ones."""
     return _neighbours(live, searcher, body, body.positive, body.negative)
 
 
