@@ -269,6 +269,16 @@ class Generation:
         ).tolist()
         return ids
 
+    def title_words_at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return how many different words the titles at these rows have, shape (n,), 255 for more."""
+        return self._gather(rows, lambda segment, local: segment.columns.title_words[local], (), np.uint8)
+
+    def titled(self, title: str) -> NDArray[np.int64]:
+        """Return the live rows that have this title, however it is typed, ascending."""
+        parts = [seg.columns.titled(title) + start for start, seg in zip(self.starts, self.segments, strict=False)]
+        rows: NDArray[np.int64] = np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        return rows[self.live[rows]]
+
     def rows_of(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each of these versions, -1 for those that have no row; dead rows are given too."""
         rows = np.full(len(seqs), -1, dtype=np.int64)

@@ -326,6 +326,16 @@ class LexicalIndex:
         found = self._hits(_joined([(Occur.Must, self._one_of(seqs)), *demands]), len(seqs))[1]
         return np.isin(seqs, found)
 
+    def in_titles(self, terms: Iterable[str], seqs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many of these distinct analysed terms the titles of these papers hold, shape (n,)."""
+        held = [(Occur.Should, Query.const_score_query(self._term("title", term), 1.0)) for term in terms]
+        counts = np.zeros(len(seqs), dtype=np.int64)
+        if held and seqs.size:
+            found, among = self._hits(_joined([(Occur.Must, self._one_of(seqs)), *held]), len(seqs))
+            order = np.argsort(seqs)
+            counts[order[np.searchsorted(seqs, among, sorter=order)]] = np.rint(found).astype(np.int64)
+        return counts
+
     def holding(self, parts: Sequence[Part], *, every: bool) -> NDArray[np.int64] | None:
         """Return the seqs of all papers that hold every one of these parts, or any; None if they ask for nothing."""
         occur = Occur.Must if every else Occur.Should

@@ -6,13 +6,14 @@ at most. Unlike a normalised sum it needs no statistic of the window, and unlike
 one paper is better than the next. The ten best so found then move the query's vector a little towards them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.generation import Generation
+from semsearch.lexical import analyse
 from semsearch.queries import LexicalQuery
 
 Mode = Literal["hybrid", "dense", "lexical"]
@@ -23,6 +24,16 @@ DENSE_WEIGHT = 0.5
 """Of the cosine in a hybrid score; the rest is the lexical share's. Chosen on SciFact train and NFCorpus dev, where
 0.35 to 0.65 are alike within noise."""
 
+_TITLE_SCORE = 1.0
+"""What a paper scores more where the question is its title: more than any other could make up for."""
+
+_NEAR_TITLE, _NEAR_TITLE_SCORE = 0.75, 1.0
+"""From how like a title a question counts as one half remembered, and what each bit more is worth. Of 600 titles of
+64,389 papers in lower case and without one word, 596 find their paper first, without this 579; on SciFact train, whose
+claims are no titles, no nDCG@10 changes."""
+_TITLE_TERMS = 30  # a longer question is no title
+_TITLE_CANDIDATES = 50
+
 _FEEDBACK_PAPERS = 10
 _FEEDBACK_SHARPNESS = 30.0
 _FEEDBACK_WEIGHT = 0.5
@@ -32,6 +43,25 @@ _SPARE_ROWS = 16
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What a ranking is made for: a vector for the dense leg, words for the lexical one, or both.
+
+    `allowed`, of shape (rows,), are the rows that may be found, None for all live ones. `titled` are live rows whose
+    title the question is; where both legs are asked, they come first.
+    """
+
+    vector: NDArray[np.float32] | None
+    words: LexicalQuery | None
+    allowed: NDArray[np.bool_] | None = None
+    titled: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def mode(self) -> Mode:
+        """Which legs are asked."""
+        return "lexical" if self.vector is None else "dense" if self.words is None else "hybrid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +85,16 @@ class Ranking:
 
 
 class Ranker:
-    """Ranks one generation's rows for one query; `allowed` are the rows that may be found, None for all live ones."""
+    """Ranks one generation's rows for one question."""
 
-    def __init__(
-        self,
-        generation: Generation,
-        vector: NDArray[np.float32] | None,
-        query: LexicalQuery | None,
-        allowed: NDArray[np.bool_] | None,
-    ) -> None:
-        """Prepare to rank by the vector, by the words, or by both."""
+    def __init__(self, generation: Generation, question: Question) -> None:
+        """Prepare to rank."""
         self._generation = generation
-        self._vector = vector
-        self._query = query
-        self._allowed = allowed
+        self._vector = question.vector
+        self._query = question.words
+        self._allowed = question.allowed
+        titled = question.titled if question.mode == "hybrid" else question.titled[:0]
+        self._titled = titled if question.allowed is None else titled[question.allowed[titled]]
 
     def ranked(self, window: int, nearest: Rows | None = None) -> Ranking:
         """Return the candidates of a window of this many rows in each leg.
@@ -78,7 +104,7 @@ class Ranker:
         dense = nearest if self._vector is None or nearest is not None else self._dense_leg(self._vector, window)
         found = None if self._query is None else self._lexical_leg(self._query, window)
         lexical = None if found is None else found[0]
-        rows = np.unique(np.concatenate([leg for leg in (dense, lexical) if leg is not None]))
+        rows = np.unique(np.concatenate([self._titled, *(leg for leg in (dense, lexical) if leg is not None)]))
         vectors = None if self._vector is None else self._generation.vectors_at(rows).astype(np.float64)
         cosines = None if self._vector is None or vectors is None else _cosines(self._vector, vectors)
         bm25 = None if self._query is None or found is None else self._bm25(self._query, rows, found, window)
@@ -107,10 +133,24 @@ class Ranker:
             return bm25, share
         assert self._vector is not None, "cosines come from a vector"
         assert vectors is not None, "and from those of the candidates"
-        first = np.round(_joined(cosines, share), SCORE_DECIMALS)
+        title = self._title_scores(rows, _joined(cosines, share))
+        first = np.round(_joined(cosines, share) + title, SCORE_DECIMALS)
         best = self._order(rows, first)[:_FEEDBACK_PAPERS]
         moved = _with_feedback(self._vector, vectors[best], first[best])
-        return _joined(_cosines(moved, vectors), share), first
+        return _joined(_cosines(moved, vectors), share) + title, first
+
+    def _title_scores(self, rows: Rows, scores: Scores) -> Scores:
+        """Return what rows score more because the question is their title, or nearly: of the best by these scores."""
+        assert self._query, "both legs were asked"
+        title: Scores = np.where(np.isin(rows, self._titled), _TITLE_SCORE, 0.0)
+        terms = set(analyse(self._query.text))
+        if len(terms) <= _TITLE_TERMS:
+            best = np.argsort(-scores, kind="stable")[:_TITLE_CANDIDATES]
+            lengths = self._generation.title_words_at(rows[best])
+            held = self._generation.lexical.in_titles(terms, self._generation.seqs_at(rows[best]))
+            dice = 2 * held / np.maximum(lengths + len(terms), 1)
+            title[best] = np.maximum(title[best], _NEAR_TITLE_SCORE * np.maximum(dice - _NEAR_TITLE, 0))
+        return title
 
     def _share(self, bm25: Scores) -> Scores:
         """Return how much of what the query's words could score the rows do score: about 0 to 1."""

@@ -27,7 +27,7 @@ from semsearch.library import Library
 from semsearch.papers import Paper, normalise_id, normalise_text
 from semsearch.publishing import check_made_from
 from semsearch.queries import LexicalQuery, parse_query
-from semsearch.ranking import Mode, Ranker, Ranking
+from semsearch.ranking import Mode, Question, Ranker, Ranking
 from semsearch.weakness import is_weak
 
 MAX_WINDOW = 1_000
@@ -182,9 +182,8 @@ class Searcher:
         :raises ValueError: if the query is blank, too long or not text.
         """
         started = time.perf_counter()
-        asked, vector, words = self._asked(query, mode)
-        allowed = self._allowed(page.where, asked, np.empty(0, dtype=np.int64))
-        return self._answer(vector, words, asked.text, allowed, page, started, asked)
+        asked, question = self._question(query, mode, page.where)
+        return self._answer(question, asked.text, page, started, asked)
 
     def ranked(self, query: str, mode: Mode = "hybrid", where: Filter = EVERY_PAPER) -> list[str]:
         """Return the ids of the first 1,000 papers that `search` finds with no work folded, best first.
@@ -194,9 +193,8 @@ class Searcher:
 
         :raises ValueError: if the query is blank, too long or not text.
         """
-        asked, vector, words = self._asked(query, mode)
-        allowed = self._allowed(where, asked, np.empty(0, dtype=np.int64))
-        rows = Ranker(self.generation, vector, words, allowed).ranked(MAX_WINDOW).rows[:MAX_WINDOW]
+        _, question = self._question(query, mode, where)
+        rows = Ranker(self.generation, question).ranked(MAX_WINDOW).rows[:MAX_WINDOW]
         return self.generation.ids_at(rows)
 
     def related(self, paper_ids: Sequence[str], page: Page = Page(), disliked: Sequence[str] = ()) -> Answer:
@@ -216,7 +214,8 @@ class Searcher:
         words = LexicalQuery.of_text(self._texts_of(liked))
         rows = self.generation.rows_of(np.concatenate([liked, avoided])).tolist()
         named = np.concatenate([self.generation.works.versions_of(row) for row in rows])
-        return self._answer(vector, words, words.text, self._allowed(page.where, words, named), page, started)
+        question = Question(vector, words, self._allowed(page.where, words, named.tolist()))
+        return self._answer(question, words.text, page, started)
 
     def related_to_text(self, title: str, abstract: str, page: Page = Page()) -> Answer:
         """Return the papers nearest to a pasted title and abstract, read as a paper's text is read, and by its words.
@@ -227,8 +226,7 @@ class Searcher:
         text = clean_query(f"{title} {abstract}".strip())
         vector = checked(self.encoder.encode_passages(self.encoder.tokenise([text])), 1, self.encoder.spec.dimension)[0]
         words = LexicalQuery.of_text(text)
-        allowed = self._allowed(page.where, words, np.empty(0, dtype=np.int64))
-        return self._answer(vector, words, text, allowed, page, started)
+        return self._answer(Question(vector, words, self._allowed(page.where, words)), text, page, started)
 
     def paper(self, paper_id: str) -> Paper:
         """Return the paper with this id, in whatever spelling.
@@ -284,23 +282,29 @@ class Searcher:
         versions = [seq for paper_id in paper_ids for seq in self.library.versions_of(paper_id)]
         return self.generation.rows_of(np.array(versions, dtype=np.int64))
 
-    def _asked(self, query: str, mode: Mode) -> tuple[LexicalQuery, NDArray[np.float32] | None, LexicalQuery | None]:
-        """Return what a query asks for, the vector for the dense leg and the words for the lexical one."""
-        asked = parse_query(clean_query(query))
+    def _question(self, query: str, mode: Mode, where: Filter) -> tuple[LexicalQuery, Question]:
+        """Return what a query asks for, as it was read and as it is ranked.
+
+        What is the title of a paper is read as nothing else, whatever signs it holds.
+        """
+        text = clean_query(query)
+        titled = self.generation.titled(text)
+        asked = LexicalQuery.of_text(text) if titled.size else parse_query(text)
         subject = asked.text if mode != "lexical" else ""
         vector = self._query_vector(subject) if subject else None
-        return asked, vector, asked if mode != "dense" or vector is None else None
+        words = asked if mode != "dense" or vector is None else None
+        return asked, Question(vector, words, self._allowed(where, asked), titled)
 
     def _query_vector(self, text: str) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = checked(self.encoder.encode_queries([text]), 1, self.encoder.spec.dimension)[0]
         return vector
 
-    def _allowed(self, where: Filter, asked: LexicalQuery, excluded: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    def _allowed(self, where: Filter, asked: LexicalQuery, excluded: Sequence[int] = ()) -> NDArray[np.bool_] | None:
         """Return which rows may be hits, shape (rows,); None if all live ones may."""
         generation = self.generation
         required = generation.lexical.holding(asked.required, every=True)
         unwanted = generation.lexical.holding(asked.excluded, every=False)
-        if where == EVERY_PAPER and required is None and unwanted is None and not excluded.size:
+        if where == EVERY_PAPER and required is None and unwanted is None and not excluded:
             return None
         allowed = generation.live.copy() if where == EVERY_PAPER else generation.matching(where, self._rows_of_ids)
         if required is not None:
@@ -309,15 +313,13 @@ class Searcher:
             allowed &= holding
         if unwanted is not None:
             allowed[generation.rows_of(unwanted)] = False
-        allowed[excluded] = False
+        allowed[np.array(excluded, dtype=np.int64)] = False
         return allowed
 
     def _answer(
         self,
-        vector: NDArray[np.float32] | None,
-        words: LexicalQuery | None,
+        question: Question,
         text: str,
-        allowed: NDArray[np.bool_] | None,
         page: Page,
         started: float,
         asked: LexicalQuery | None = None,
@@ -327,29 +329,27 @@ class Searcher:
         :param asked: the question whose answer may be weak.
         """
         generation, manifest = self.generation, self.generation.manifest
-        ranker = Ranker(generation, vector, words, allowed)
-        ranking, places, complete = self._window(ranker, page)
+        ranking, places, complete = self._window(Ranker(generation, question), page)
         hits = self._hits(ranking, places, page, self._terms_of(text))
-        if vector is not None:  # every row has a cosine, so all that are allowed could be hits
-            among, exact = self._counted(allowed, page), True
+        if question.vector is not None:  # every row has a cosine, so all that are allowed could be hits
+            among, exact = self._counted(question.allowed, page), True
         else:
             among, exact = np.zeros(manifest.rows, dtype=np.bool_), complete
             among[ranking.rows[list(places)]] = True
         total = int(np.count_nonzero(among))
         facets = generation.facets(among, page.facet_values) if page.facet_values else None
-        mode: Mode = "lexical" if vector is None else "dense" if words is None else "hybrid"
         return Answer(
             hits=hits,
             total=total,
             total_is_exact=exact,
             took_ms=round((time.perf_counter() - started) * 1_000, 3),
-            mode=mode,
+            mode=question.mode,
             generation=manifest.generation,
             model=manifest.encoder.name,
             approximate=manifest.approximate,
             recall_at_10=manifest.recall_at_10,
             facets=facets,
-            weak=is_weak(generation, asked, mode, ranking) if asked else None,
+            weak=is_weak(generation, asked, question.mode, ranking) if asked else None,
         )
 
     def _window(self, ranker: Ranker, page: Page) -> tuple[Ranking, Sequence[int], bool]:

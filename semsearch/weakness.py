@@ -19,7 +19,7 @@ from semsearch.lexical import LexicalIndex, spellings
 from semsearch.library import Library
 from semsearch.manifest import WeakBelow
 from semsearch.queries import LexicalQuery, Part, parse_query
-from semsearch.ranking import Mode, Ranker, Ranking
+from semsearch.ranking import Mode, Question, Ranker, Ranking
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def best_scores(
     _, rows = generation.nearest(vectors, _WINDOW)
     hybrid, dense = (
         [
-            Ranker(generation, vector, words, None).ranked(_WINDOW, nearest).best
+            Ranker(generation, Question(vector, words)).ranked(_WINDOW, nearest).best
             for vector, words, nearest in zip(vectors, asked, rows, strict=True)
         ]
         for asked in (queries, [None] * len(queries))

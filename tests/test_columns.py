@@ -12,6 +12,7 @@ from conftest import make_paper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from semsearch.columns import FACETS, Columns, Facet, FacetValue, facets, matching_rows, write_columns, writing
 from semsearch.columns.form import header
@@ -166,6 +167,16 @@ def test_ids_are_those_of_the_rows_asked_for(tmp_path: Path) -> None:
     columns = columns_of(papers, tmp_path)
     assert columns.ids_at(np.array([2, 0, 2, 3])) == ["doi:10.1000/e", "arxiv:1706.03762", "doi:10.1000/e", "b"]
     assert columns.ids_at(np.empty(0, dtype=np.int64)) == []
+
+
+def test_a_title_is_told_however_it_is_typed(tmp_path: Path) -> None:
+    titles = ("Multi-Task Naïve Bayes", "Multitask naive Bayes!", "Multi-Task Bayes", "", "...", "數學", "a a a b")
+    columns = columns_of([make_paper(number, title=title) for number, title in enumerate(titles)], tmp_path)
+    assert columns.titled("MULTI TASK NAIVE BAYES").tolist() == [0, 1]
+    assert columns.titled("multi-task bayes").tolist() == [2]
+    assert columns.titled("數學").tolist() == [5]
+    assert columns.titled("").tolist() == columns.titled("?!").tolist() == []
+    assert columns.title_words.tolist() == [4, 3, 3, 0, 0, 1, 2]
 
 
 def test_several_conditions_must_all_hold(tmp_path: Path) -> None:
@@ -397,17 +408,19 @@ def test_the_file_is_numpy_arrays_laid_end_to_end(tmp_path: Path) -> None:
     ]
     columns_of(papers, tmp_path)
     with (tmp_path / "columns").open("rb") as file:
-        arrays = [np.load(file, allow_pickle=False) for _ in range(21)]
+        arrays = [np.load(file, allow_pickle=False) for _ in range(23)]
         assert file.read() == b""
-    numbers = [array.tolist() for array in arrays[:16]]
+    numbers = [array.tolist() for array in arrays[:18]]
     assert numbers[:4] == [[0, 4, 8], [0, 8], [0, 4], [0, 10, 22]]  # where entries start, and the last line break
     assert numbers.pop(4) == [0, 2, 4]  # and where the ids do, and their end
+    assert numbers.pop(4) == [xxh3_64_intdigest(b"paper1"), xxh3_64_intdigest(b"paper2")]
+    assert numbers.pop() == [2, 2]  # words of the titles
     assert numbers[4:6] == [[0, 0, 1], [0, 1, 1]]  # rows and codes of the categories
     assert numbers[6:8] == [[0], [0]]
     assert numbers[8:10] == [[1], [0]]
     assert numbers[10:12] == [[0, 0, 1], [0, 1, 0]]
     assert numbers[12:15] == [[2017_02_01, 2**31 - 1], [2017_02_28, 0], [0, 1]]
-    texts = [array.tobytes() for array in arrays[16:]]
+    texts = [array.tobytes() for array in arrays[18:]]
     assert texts == [b"\nb\tb\na\ta\n", b"\nv x\tV x\n", b"\ns\ts\n", b"\n<ada><wu>\n<g><hinton>\n", b"p1p2"]
 
 
@@ -487,9 +500,9 @@ def test_a_foreign_file_is_refused(path: Path) -> None:
 
 def test_arrays_of_different_rows_are_refused(path: Path) -> None:
     with path.open("rb") as file:
-        arrays = [np.load(file) for _ in range(21)]
-    # starts, rows and text of the authors, starts and text of the ids, last days, has a DOI
-    for changed in (3, 11, 19, 4, 20, 14, 15):
+        arrays = [np.load(file) for _ in range(23)]
+    # starts, rows and text of the authors, starts and text of ids, last days, has a DOI, hash and words of titles
+    for changed in (3, 12, 21, 4, 22, 15, 16, 5, 17):
         with path.open("wb") as file:
             for number, array in enumerate(arrays):
                 kept = array[:-1] if number == changed else array

@@ -211,6 +211,50 @@ def test_neither_steps_nor_merges_nor_windows_change_an_answer(
                 assert replace(ask(grown), took_ms=0.0, generation=1) == replace(ask(at_once), took_ms=0.0)
 
 
+# Titles
+
+
+TITLED = [
+    make_paper(100, title="Snow -and ice"),
+    make_paper(101, title="Snow and ice"),
+    make_paper(102, title="On the colours of winter birds in the far north"),
+    *(make_paper(110 + number, words="snow and ice and winter birds in the far north") for number in range(30)),
+]
+
+
+@pytest.fixture
+def titled(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> Iterator[Searcher]:
+    index_papers([*PAPERS[:60], *TITLED])
+    with open_searcher(tmp_path / "index", fake_encoder) as opened:
+        yield opened
+
+
+def test_a_paper_whose_title_is_typed_comes_first_and_its_signs_are_no_syntax(titled: Searcher) -> None:
+    for typed in ("Snow -and ice", "snow and ICE", '"Snow" and: ice!'):
+        answer = titled.search(typed, Page(5, collapse="none"))
+        assert sorted(ids(answer)[:2]) == ["p100", "p101"]
+        assert answer.hits[1].score > 1 > answer.hits[2].score
+    assert ids(titled.search("snow -and ice winter", mode="lexical")) == ["p102"], "no title, so it excludes"
+    assert ids(titled.search("Paper 7"))[0] == "p7"
+    assert ids(titled.search("Paper 7", Page(where=parse_filter([("ids", "p8|p9")])))) in (["p8", "p9"], ["p9", "p8"])
+
+
+def test_a_title_half_remembered_finds_its_paper_first(titled: Searcher) -> None:
+    for typed in ("on the colours of winter birds in the north", "the colours of winter birds in the far north"):
+        assert ids(titled.search(typed))[0] == "p102", typed
+    plain = titled.search("winter birds in the far north", Page(40, collapse="none"))
+    assert all(hit.score < 1 for hit in plain.hits), "half of a title is a question like any other"
+
+
+def test_titles_raise_no_score_of_a_single_leg(titled: Searcher) -> None:
+    dense = titled.search("Snow and ice", Page(10, collapse="none"), "dense")
+    assert scored(dense) == oracle(titled, "Snow and ice")[:10]
+    lexical = titled.search("Snow and ice", Page(10, collapse="none"), "lexical")
+    assert [hit.score for hit in lexical.hits] == [
+        hit.evidence.lexical.score for hit in lexical.hits if hit.evidence.lexical
+    ]
+
+
 def test_a_deleted_paper_vanishes_and_an_older_version_never_shows(
     index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder
 ) -> None:
@@ -273,7 +317,7 @@ def fused_search(searcher: Searcher, query: str, allowed: Set[str]) -> dict[str,
     return fused(searcher, searcher.encoder.encode_queries([query])[0], parse_query(query), allowed)
 
 
-@pytest.mark.parametrize("query", ["subject3 method2 finding17", "paper 12 finding12", "twin words", "zebra"])
+@pytest.mark.parametrize("query", ["subject3 method2 finding17", "which paper 12 has finding12", "twin words", "zebra"])
 def test_a_hybrid_score_joins_both_legs_after_feedback(searcher: Searcher, query: str) -> None:
     expected = fused_search(searcher, query, EVERY_ID)
     answer = searcher.search(query, Page(90, collapse="none"))

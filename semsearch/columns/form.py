@@ -10,7 +10,8 @@ code is the number of an entry in one text:
 
 So a condition on a name is a search for a few bytes in that text: "\ncs.cl\t", "\nstat.", "<hinton>", "<g".
 
-The papers' own ids are one text too, without borders: row r has `id.text[id.starts[r] : id.starts[r + 1]]`.
+The papers' own ids are one text too, without borders: row r has `id.text[id.starts[r] : id.starts[r + 1]]`. Of its
+title there are a hash, for a question that is a title, and the number of different words, for one that is nearly so.
 """
 
 import re
@@ -21,17 +22,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from semsearch.filters import LabelField, Labelled, days_of, fold_label, fold_name
+from semsearch.filters import LabelField, Labelled, days_of, fold_label, fold_name, fold_title
 
 LABEL_FIELDS: tuple[LabelField, ...] = get_args(LabelField)
 NAMED_FIELDS = (*LABEL_FIELDS, "author")
 NAME_PARTS = ("starts", "text", "rows", "codes")
 LAYOUT = {
     **{f"{field}.starts": "q" for field in (*NAMED_FIELDS, "id")},
+    "title": "Q",
     **{f"{field}.{part}": "i" for field in NAMED_FIELDS for part in ("rows", "codes")},
-    **{"first_day": "i", "last_day": "i", "has_doi": "B"},
+    **{"first_day": "i", "last_day": "i", "has_doi": "B", "title_words": "B"},
     **{f"{field}.text": "B" for field in (*NAMED_FIELDS, "id")},
 }
 """Each array and the type code of its numbers. The widest come first, so that all stand aligned behind their headers"""
@@ -88,6 +91,17 @@ def author_needles(name: str) -> Counter[str]:
     needles = Counter(f"<{word}>" for word in words if word not in initials)
     needles.update(f"<{word[0]}" for word in words if word[0] in initials)
     return needles
+
+
+def title_words(title: str) -> int:
+    """Return how many different words a title has, 255 for more."""
+    return min(len(set(fold_name(title).split())), 255)
+
+
+def title_key(title: str) -> int:
+    """Return the hash (XXH3-64) by which the same title is told however it is typed, 0 if there is nothing in it."""
+    letters = fold_title(title)
+    return xxhash.xxh3_64_intdigest(letters.encode()) if letters else 0
 
 
 def header(typecode: str, count: int) -> bytes:

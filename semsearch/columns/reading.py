@@ -17,6 +17,7 @@ from semsearch.columns.form import (
     day_number,
     label_needles,
     mapped_arrays,
+    title_key,
 )
 from semsearch.errors import GenerationDamageError
 from semsearch.filters import Author, Filter, HasDoi, LabelField, Labelled, Published
@@ -26,7 +27,8 @@ class Columns:
     """The columns of one segment, mapped read-only from their file; immutable, safe to share between threads.
 
     `first_day` and `last_day`, of shape (rows,), are the days YYYYMMDD that a paper's date may mean; a paper without a
-    date has a first day behind its last, and 0 as its last.
+    date has a first day behind its last, and 0 as its last. `title_words`, of the same shape, are the numbers of
+    different words in the titles, up to 255.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +42,8 @@ class Columns:
             raise GenerationDamageError(f"{path} holds no columns: {error}") from error
         self.first_day: NDArray[np.int32] = arrays["first_day"]
         self.last_day: NDArray[np.int32] = arrays["last_day"]
+        self._title: NDArray[np.uint64] = arrays["title"]
+        self.title_words: NDArray[np.uint8] = arrays["title_words"]
         self._has_doi: NDArray[np.bool_] = arrays["has_doi"].view(np.bool_)
         self._id_starts: NDArray[np.int64] = arrays["id.starts"]
         self._id_text: NDArray[np.uint8] = arrays["id.text"]
@@ -47,13 +51,25 @@ class Columns:
         self.rows = len(self.first_day)
         whole = all(names.is_whole() for names in self._names.values())
         whole &= len(self._id_starts) > 0 and int(self._id_starts[-1]) == len(self._id_text)
-        if not whole or not self.rows == len(self.last_day) == len(self._has_doi) == len(self._id_starts) - 1:
+        lengths = {
+            len(self.last_day),
+            len(self._has_doi),
+            len(self._title),
+            len(self.title_words),
+            len(self._id_starts) - 1,
+        }
+        if not whole or lengths != {self.rows}:
             raise GenerationDamageError(f"{path} holds columns that do not belong together")
 
     def ids_at(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the paper ids of these rows."""
         starts, ends, text = self._id_starts[rows].tolist(), self._id_starts[rows + 1].tolist(), self._id_text.data
         return [str(text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+
+    def titled(self, title: str) -> NDArray[np.int64]:
+        """Return the rows that have this title, however it is typed, ascending."""
+        key = title_key(title)
+        return np.flatnonzero(self._title == np.uint64(key)) if key else np.empty(0, dtype=np.int64)
 
     def matches(self, condition: Filter) -> NDArray[np.bool_]:
         """Return which rows meet one condition that is no list of ids and no combination, shape (rows,)."""

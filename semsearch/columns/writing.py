@@ -8,7 +8,17 @@ from tempfile import SpooledTemporaryFile
 from types import TracebackType
 from typing import Self
 
-from semsearch.columns.form import LABEL_FIELDS, LAYOUT, NAME_PARTS, author_entry, day_numbers, header, label_entry
+from semsearch.columns.form import (
+    LABEL_FIELDS,
+    LAYOUT,
+    NAME_PARTS,
+    author_entry,
+    day_numbers,
+    header,
+    label_entry,
+    title_key,
+    title_words,
+)
 from semsearch.papers import Paper
 
 _BLOCK_ROWS = 1 << 12
@@ -75,12 +85,15 @@ class _ColumnsWriter:
         self._first_day, self._last_day, self._has_doi = (
             spools[name].pending for name in ("first_day", "last_day", "has_doi")
         )
+        self._title, self._title_words = spools["title"].pending, spools["title_words"].pending
         self._id_starts, self._id_text = spools["id.starts"].pending, spools["id.text"].pending
         self._id_bytes = 0
         self._category, self._venue, self._source = (_NamesWriter(field, spools, label_entry) for field in LABEL_FIELDS)
         self._author = _NamesWriter("author", spools, author_entry)
 
     def add(self, row: int, paper: Paper) -> None:
+        self._title.append(title_key(paper.title))
+        self._title_words.append(title_words(paper.title))
         data = paper.paper_id.encode()
         self._id_starts.append(self._id_bytes)
         self._id_text.frombytes(data)

@@ -37,7 +37,7 @@ from semsearch.filters.conditions import (
     Not,
     Published,
 )
-from semsearch.filters.folding import days_of, fold_label, fold_name
+from semsearch.filters.folding import days_of, fold_label, fold_name, fold_title
 from semsearch.filters.parsing import FILTER_NAMES, escape_label, parse_filter
 
 __all__ = [
@@ -57,5 +57,6 @@ __all__ = [
     "escape_label",
     "fold_label",
     "fold_name",
+    "fold_title",
     "parse_filter",
 ]

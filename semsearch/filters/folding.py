@@ -40,6 +40,17 @@ def fold_name(name: str) -> str:
     return " ".join(_BETWEEN_WORDS.sub(" ", clean_text(name.casefold())).split())
 
 
+def fold_title(title: str) -> str:
+    """Return the letters and digits of a title, by which the same title is told however it is typed.
+
+    >>> fold_title("Reverse-Engineering the Naïve Reader.")
+    'reverseengineeringthenaivereader'
+
+    :raises ValueError: if it is not text.
+    """
+    return fold_name(title).replace(" ", "")
+
+
 def clean_text(text: str) -> str:
     """Return the text normalised as papers are.
 
