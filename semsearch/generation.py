@@ -19,6 +19,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -77,6 +78,9 @@ _NOT_DAMAGE = {
 }
 
 _MOST_SCANS = 64  # queries at once: FAISS multiplies matrices from 20 on, and reads the vectors once for all of them
+
+_ONE_HEADER_AT_A_TIME = threading.Lock()
+"""numpy reads an array's header by way of `ast`, which in Python 3.11.7 and older fails in two threads at once."""
 
 _Scan = tuple[NDArray[np.float32], int]
 VectorBlocks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
@@ -156,12 +160,13 @@ class Segment:
         self.name = record.name
         self.rows = record.rows
         self.vectors = Vectors(folder / _VECTORS)
-        self.seqs: NDArray[np.int64] = np.load(folder / _SEQS, mmap_mode="r", allow_pickle=False)
+        self.seqs: NDArray[np.int64] = _load_array(folder / _SEQS, "r")
         self.columns = Columns(folder / _COLUMNS)
-        found = (self.vectors.rows, len(self.seqs), self.columns.rows)
-        if found != (record.rows,) * 3:
+        self.traits = read_traits(folder / _TRAITS)
+        found = (self.vectors.rows, len(self.seqs), self.columns.rows, len(self.traits.table))
+        if found != (record.rows,) * 4:
             raise GenerationDamageError(
-                f"segment {record.name} has {found} vectors, seqs and columns, not {record.rows} of each"
+                f"segment {record.name} has {found} vectors, seqs, columns and traits, not {record.rows} of each"
             )
 
 
@@ -179,6 +184,7 @@ class Generation:
     def __init__(
         self,
         manifest: Manifest,
+        name: tuple[int, str],
         segments: Sequence[Segment],
         tombstones: NDArray[np.int64],
         work_pairs: NDArray[np.int64],
@@ -190,6 +196,8 @@ class Generation:
         :param work_pairs: rows that are versions of one work, shape (p, 2); dead ones among them.
         """
         self.manifest = manifest
+        self.name = name
+        """What CURRENT says when it means this generation: its number and its manifest's sha256."""
         self.segments = tuple(segments)
         self.tombstones = tombstones
         self.work_pairs = work_pairs
@@ -372,14 +380,12 @@ def publish(folder: IndexFolder, draft: Draft) -> Generation:
     (temporary / "segments").mkdir(parents=True)
     try:
         generation = _write(temporary, number, draft)
-        sync_tree(temporary)
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder.generations)
-    manifest_sha256 = hashlib.sha256(generation.manifest.to_bytes()).hexdigest()
-    replace_file(folder.current, _current_line(number, manifest_sha256))
+    replace_file(folder.current, _current_line(*generation.name))
     _remove_old(folder, number)
     logger.info("published generation %d with %d papers", number, generation.papers)
     return generation
@@ -397,8 +403,9 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         files |= written
         _check_written(temporary, written)
         segments.append(Segment(temporary / "segments" / name, record))
-        pairs = np.concatenate([pairs, _new_pairs(temporary, segments)])
-    files |= _write_lexical(temporary, draft)
+        pairs = np.concatenate([pairs, _new_pairs(segments)])
+    lexical, written = _write_lexical(temporary, draft)
+    files |= written
     written = {
         _TOMBSTONES: _write_array(temporary / _TOMBSTONES, draft.tombstones),
         _WORKS: _write_array(temporary / _WORKS, pairs),
@@ -419,11 +426,12 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         files=files,
         canaries=(),
     )
-    generation = Generation(manifest, segments, draft.tombstones, pairs, LexicalIndex(temporary / _LEXICAL))
-    canaries = tuple(_make_canaries(generation))
+    generation = Generation(manifest, (number, ""), segments, draft.tombstones, pairs, lexical)
+    canaries = _canaries(generation, draft)
     generation.manifest = replace(manifest, canaries=canaries, weak_below=draft.weak_below(generation))
     sync_tree(temporary)
-    write_file(temporary / _MANIFEST, generation.manifest.to_bytes())
+    generation.name = number, write_file(temporary / _MANIFEST, generation.manifest.to_bytes()).sha256
+    sync_folder(temporary)
     return generation
 
 
@@ -442,6 +450,7 @@ def _link_segment(temporary: Path, name: str, draft: Draft) -> dict[str, FileRec
 def _link_or_copy(source: Path, target: Path, record: FileRecord) -> None:
     try:
         os.link(source, target)
+        _check_size(target, record)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
             raise
@@ -450,6 +459,12 @@ def _link_or_copy(source: Path, target: Path, record: FileRecord) -> None:
                 writer.write(block)
         if writer.record != record:
             raise GenerationDamageError(f"{source} is not what was written; run the same command again") from error
+
+
+def _check_size(linked: Path, record: FileRecord) -> None:
+    """Refuse a file that was cut while it was open: who reads beyond its end is killed."""
+    if linked.stat().st_size != record.bytes:
+        raise GenerationDamageError(f"{linked.name} of the parent is not what was written; run the same command again")
 
 
 def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRecord, dict[str, FileRecord]]:
@@ -495,26 +510,25 @@ def _kept_pairs(draft: Draft) -> NDArray[np.int64]:
     return kept
 
 
-def _new_pairs(temporary: Path, segments: Sequence[Segment]) -> NDArray[np.int64]:
+def _new_pairs(segments: Sequence[Segment]) -> NDArray[np.int64]:
     """Return the pairs of rows of one work of which at least one row is in the last segment."""
-    paths = [temporary / "segments" / segment.name / _TRAITS for segment in segments]
+    *others, new = segments
     starts = np.cumsum([0, *(segment.rows for segment in segments)])
-    new = read_traits(paths[-1])
-    found = [pairs_within(new) + starts[-2]]
-    for start, path in zip(starts, paths[:-1], strict=False):
-        between = pairs_between(new, read_traits(path)) + np.array([starts[-2], start])
+    found = [pairs_within(new.traits) + starts[-2]]
+    for start, other in zip(starts, others, strict=False):
+        between = pairs_between(new.traits, other.traits) + np.array([starts[-2], start])
         found.append(between[:, ::-1])  # the older row first
     return np.concatenate(found)
 
 
-def _write_lexical(temporary: Path, draft: Draft) -> dict[str, FileRecord]:
+def _write_lexical(temporary: Path, draft: Draft) -> tuple[LexicalIndex, dict[str, FileRecord]]:
     parent = draft.parent
     written = temporary / f"{_LEXICAL}.tmp"
     if parent is None:
-        write_lexical(written, None, draft.papers(), ())
+        index = write_lexical(written, None, draft.papers(), ())
     else:
         source = temporary.parent / f"{parent.manifest.generation:06d}" / _LEXICAL
-        write_lexical(written, source, draft.newly_found(), draft.unfound)
+        index = write_lexical(written, source, draft.newly_found(), draft.unfound)
     folder = written.rename(temporary / _LEXICAL)  # a thread of tantivy's may look there once more, and leaves a lock
     for lock in folder.glob("*.lock"):
         lock.unlink()
@@ -522,17 +536,24 @@ def _write_lexical(temporary: Path, draft: Draft) -> dict[str, FileRecord]:
     for path in sorted(folder.iterdir()):
         name = f"{_LEXICAL}/{path.name}"
         files[name] = _lexical_record(path, parent.manifest.files.get(name) if parent else None)
-    return files
+    return index, files
 
 
 def _lexical_record(path: Path, parents: FileRecord | None) -> FileRecord:
     """Return what this file must be, which is on the disk then; `parents` is what the parent's of that name must be."""
     if parents and path.stat().st_nlink > 1:
+        _check_size(path, parents)
         return parents
     record = sync_file(path)
     if parents and path.suffix != ".json" and record != parents:  # a copy, where there are no hard links
         raise GenerationDamageError(f"{path.name} of the parent is not what was written; run the same command again")
     return record
+
+
+def _load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[np.int64]:
+    with _ONE_HEADER_AT_A_TIME:
+        array: NDArray[np.int64] = np.load(path, mmap_mode, allow_pickle=False)
+    return array
 
 
 def _write_array(path: Path, array: NDArray[np.int64]) -> FileRecord:
@@ -558,19 +579,64 @@ def _check_space(folder: IndexFolder, draft: Draft) -> None:
         )
 
 
+def _canaries(generation: Generation, draft: Draft) -> tuple[Canary, ...]:
+    """Return the canaries of a generation that is being written, asked.
+
+    Where little is new, they are the parent's: what the files that both have answer is known, so only the new segment
+    is asked, and whether its own rows are found in it. So a small addition to many papers need not scan them all.
+    """
+    parent = draft.parent
+    if parent is None or 2 * draft.added_rows > generation.manifest.rows or _answers_lost(generation, parent):
+        return tuple(_make_canaries(generation))
+    if not draft.added_rows:
+        return parent.manifest.canaries
+    new = generation.segments[-1]
+    for vector in new.vectors.at(_spread(new.rows)):
+        _check_finds_itself(vector, new.vectors.nearest(vector[None, :], 1, None)[0][0, 0])
+    return tuple(_with_answers_of(new, canary, generation.papers) for canary in parent.manifest.canaries)
+
+
+def _answers_lost(generation: Generation, parent: Generation) -> bool:
+    """Return whether the parent's canaries no longer tell the nearest live rows of what both hold."""
+    canaries = parent.manifest.canaries
+    answers = np.array([seq for canary in canaries for seq in canary.seqs], dtype=np.int64)
+    revived = generation.is_live(generation.rows_of(parent.seqs_at(parent.tombstones)))
+    return not canaries or bool(revived.any()) or not generation.is_live(generation.rows_of(answers)).all()
+
+
+def _with_answers_of(segment: Segment, canary: Canary, papers: int) -> Canary:
+    scores, rows = segment.vectors.nearest(_vector_of(canary)[None, :], min(_CANARY_DEPTH, segment.rows), None)
+    known = dict(zip(canary.seqs, canary.scores, strict=True))
+    new = dict(zip(segment.seqs[rows[0]].tolist(), scores[0].tolist(), strict=True))
+    best = sorted((known | new).items(), key=lambda found: -found[1])[: min(_CANARY_DEPTH, papers)]
+    return Canary(canary.vector, tuple(seq for seq, _ in best), tuple(score for _, score in best))
+
+
 def _make_canaries(generation: Generation) -> Iterator[Canary]:
     live = np.delete(np.arange(generation.manifest.rows), generation.tombstones)
     if not live.size:
         return
-    chosen = live[np.unique(np.linspace(0, live.size - 1, _CANARIES).astype(np.int64))]
-    for vector in generation.vectors_at(chosen):
+    for vector in generation.vectors_at(live[_spread(live.size)]):
         seqs, scores = _canary_answer(generation, vector)
-        own = float(vector @ vector)  # a longer vector of the same direction may score more
-        if scores[0] < own - _CANARY_TOLERANCE:
-            raise SemsearchError(
-                f"a stored vector's nearest row has score {scores[0]}, not {own}: the segment is unusable"
-            )
+        _check_finds_itself(vector, scores[0])
         yield Canary(base64.b64encode(vector.astype("<f4").tobytes()).decode(), seqs, scores)
+
+
+def _spread(rows: int) -> NDArray[np.int64]:
+    """Return a few of so many rows, the first and the last among them."""
+    return np.unique(np.linspace(0, rows - 1, _CANARIES).astype(np.int64))
+
+
+def _check_finds_itself(vector: NDArray[np.float32], best_score: float) -> None:
+    own = float(vector @ vector)  # a longer vector of the same direction may score more
+    if best_score < own - _CANARY_TOLERANCE:
+        raise SemsearchError(
+            f"a stored vector's nearest row has score {best_score}, not {own}: the segment is unusable"
+        )
+
+
+def _vector_of(canary: Canary) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(canary.vector), dtype="<f4")
 
 
 def _canary_answer(generation: Generation, vector: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -581,8 +647,7 @@ def _canary_answer(generation: Generation, vector: NDArray[np.float32]) -> tuple
 
 
 def _check_canary(generation: Generation, canary: Canary) -> None:
-    vector = np.frombuffer(base64.b64decode(canary.vector), dtype="<f4")
-    seqs, scores = _canary_answer(generation, vector)
+    seqs, scores = _canary_answer(generation, _vector_of(canary))
     if len(scores) != len(canary.scores) or not np.allclose(scores, canary.scores, rtol=0, atol=_CANARY_TOLERANCE):
         raise GenerationDamageError("a canary query gets other scores than when it was published")
     cutoff = canary.scores[-1] + 2 * _CANARY_TOLERANCE  # what ties with the last place may change places with it
@@ -701,7 +766,8 @@ def open_generation(
 
 def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: Generation | None) -> Generation:
     data = (path / _MANIFEST).read_bytes()
-    if manifest_sha256 is not None and hashlib.sha256(data).hexdigest() != manifest_sha256:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if manifest_sha256 not in (None, sha256):
         raise GenerationDamageError("its manifest is not the one that CURRENT names")
     manifest = Manifest.from_bytes(data)
     if manifest.generation != number:
@@ -716,8 +782,8 @@ def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: 
         open_already[name] if name in shared else Segment(path / name, record)
         for name, record in ((f"segments/{record.name}", record) for record in manifest.segments)
     ]
-    tombstones, pairs = (np.load(path / name, allow_pickle=False) for name in (_TOMBSTONES, _WORKS))
-    generation = Generation(manifest, segments, tombstones, pairs, lexical)
+    tombstones, pairs = (_load_array(path / name) for name in (_TOMBSTONES, _WORKS))
+    generation = Generation(manifest, (number, sha256), segments, tombstones, pairs, lexical)
     for canary in manifest.canaries:
         _check_canary(generation, canary)
     return generation

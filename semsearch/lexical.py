@@ -107,8 +107,10 @@ def spellings(text: str) -> dict[str, str]:
 # Writing
 
 
-def write_lexical(folder: Path, parent: Path | None, added: Iterable[tuple[int, Paper]], dead: Sequence[int]) -> int:
-    """Write the index that holds the parent's papers without the dead ones and with those added; return their number.
+def write_lexical(
+    folder: Path, parent: Path | None, added: Iterable[tuple[int, Paper]], dead: Sequence[int]
+) -> "LexicalIndex":
+    """Write the index that holds the parent's papers without the dead ones and with those added; return it open.
 
     The parent's files are linked, and never changed. What was written is not yet brought to the disk, which the caller
     does for all files of the folder: no other file than the index's own is left there.
@@ -126,7 +128,7 @@ def write_lexical(folder: Path, parent: Path | None, added: Iterable[tuple[int, 
     if parent is not None:
         _link(parent, folder)
     with _tantivy_errors():
-        index = _registered(tantivy.Index(_SCHEMA, str(folder)) if parent is None else tantivy.Index.open(str(folder)))
+        index = _prepared(tantivy.Index(_SCHEMA, str(folder)) if parent is None else tantivy.Index.open(str(folder)))
         writer = index.writer(_WRITER_BYTES, 1)
         for seq in dead:
             writer.delete_documents_by_term("seq", seq)
@@ -137,10 +139,9 @@ def write_lexical(folder: Path, parent: Path | None, added: Iterable[tuple[int, 
     with _tantivy_errors():
         writer.commit()
         writer.wait_merging_threads()
-        index.reload()
-        papers: int = index.searcher().num_docs
+        written = LexicalIndex.of(index)  # its files stay mapped, whatever their folder is renamed to
     _tidy(folder)
-    return papers
+    return written
 
 
 def _schema() -> tantivy.Schema:
@@ -215,9 +216,10 @@ def _committed(folder: Path) -> Iterator[str]:
         yield from (file.name for file in folder.glob(f"{name}.*") if file.suffix != ".del" or file.name == deletes)
 
 
-def _registered(index: tantivy.Index) -> tantivy.Index:
+def _prepared(index: tantivy.Index) -> tantivy.Index:
     for name, analyzer in _ANALYZERS.items():
         index.register_tokenizer(name, analyzer)
+    index.config_reader("manual")  # or a thread of tantivy's would go on to look for changes
     return index
 
 
@@ -281,11 +283,20 @@ class LexicalIndex:
         :raises GenerationDamageError: if tantivy cannot read them.
         :raises OSError: if the system has no more files or memory to give.
         """
-        self.weights = weights
         with _links_to(folder) as links, _tantivy_errors():
-            index = _registered(tantivy.Index.open(str(links)))
-            index.config_reader("manual")
-            self._searcher = index.searcher()
+            self._take(_prepared(tantivy.Index.open(str(links))), weights)
+
+    @classmethod
+    def of(cls, index: tantivy.Index, weights: FieldWeights = FieldWeights()) -> "LexicalIndex":
+        """Return the state that was committed last to an index that is open, however it goes on."""
+        opened = cls.__new__(cls)
+        opened._take(index, weights)
+        return opened
+
+    def _take(self, index: tantivy.Index, weights: FieldWeights) -> None:
+        index.reload()
+        self.weights = weights
+        self._searcher = index.searcher()
         self._schema = index.schema
         self.papers: int = self._searcher.num_docs
 

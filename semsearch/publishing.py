@@ -7,6 +7,7 @@ library. The next generation is its parent plus what changed since; without a so
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,18 @@ _PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for on
 
 
 def publish_pending(
-    folder: IndexFolder, library: Library, spec: EncoderSpec, *, encoder: Encoder | None = None
+    folder: IndexFolder,
+    library: Library,
+    spec: EncoderSpec,
+    parent: Generation | None = None,
+    *,
+    encoder: Encoder | None = None,
 ) -> Generation:
     """Return the live generation after publishing whatever the library holds beyond it; no paper is encoded.
 
     Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
+    :param parent: a generation that the caller has open; if it is the live one, it is taken as it is, not opened anew.
     :param encoder: for measuring which answers are weak, where that is due; without one, what the parent knows of that
         is taken over.
     :raises IndexBusyError: if another process is publishing.
@@ -41,10 +48,8 @@ def publish_pending(
         state of the library than one that it went through.
     """
     with exclusive_lock(folder.publish_lock, "publish", _PUBLISH_WAIT_SECONDS):
-        try:
-            parent: Generation | None = open_current(folder, publishing=True)
-        except NoGenerationError:
-            parent = None
+        if parent is None or current_generation(folder) != parent.name:
+            parent = _opened(folder, parent)
         if parent:
             check_made_from(library, parent)
         if parent and (parent.manifest.encoder.fingerprint != spec.fingerprint or not parent.manifest.is_extendable):
@@ -79,6 +84,14 @@ def _weak_below(
     return told
 
 
+def _opened(folder: IndexFolder, reuse: Generation | None) -> Generation | None:
+    """Return the live generation, None if none is sound; the caller holds the publish lock."""
+    try:
+        return open_current(folder, reuse, publishing=True)
+    except NoGenerationError:
+        return None
+
+
 def check_made_from(library: Library, generation: Generation) -> None:
     """Do nothing if the generation was made from this library: only then do its seqs mean these papers.
 
@@ -96,8 +109,7 @@ def check_made_from(library: Library, generation: Generation) -> None:
 
 def _is_named(folder: IndexFolder, generation: Generation) -> bool:
     """Return whether CURRENT names this generation; after a fallback it does not, and it must again."""
-    named = current_generation(folder)
-    return named is not None and named[0] == generation.manifest.generation
+    return current_generation(folder) == generation.name
 
 
 def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec) -> Draft:
@@ -108,9 +120,9 @@ def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec)
         kept=(),
         added=library.vectors_at(seqs, number),
         added_rows=len(seqs),
-        papers=lambda: papers_at(library, seqs),
+        papers=_papers(library, seqs),
         unfound=(),
-        newly_found=lambda: papers_at(library, seqs),
+        newly_found=_papers(library, seqs),
         tombstones=np.empty(0, dtype=np.int64),
         last_seq=last_seq,
         last_change=library.change_name(last_seq),
@@ -130,19 +142,28 @@ def _next_draft(library: Library, number: int, parent: Generation, last_seq: int
         moved_rows = np.setdiff1d(np.arange(boundary, parent.manifest.rows), dead)
         new = np.union1d(new, parent.seqs_at(moved_rows))
     added = new.tolist()
+    papers = _papers(library, added)
     return Draft(
         parent=parent,
         kept=kept,
         added=library.vectors_at(added, number),
         added_rows=len(added),
-        papers=lambda: papers_at(library, added),
+        papers=papers,
         unfound=unfound.tolist(),
-        newly_found=lambda: papers_at(library, newly_found),
+        newly_found=papers if newly_found == added else _papers(library, newly_found),
         tombstones=dead[dead < boundary],
         last_seq=last_seq,
         last_change=library.change_name(last_seq),
         encoder=spec,
     )
+
+
+def _papers(library: Library, seqs: Sequence[int]) -> Callable[[], Iterator[tuple[int, Paper]]]:
+    """Return what yields these papers at each call; few are read once and kept."""
+    if len(seqs) > _PAPERS_PER_BLOCK:
+        return lambda: papers_at(library, seqs)
+    papers = cache(lambda: list(papers_at(library, seqs)))
+    return lambda: iter(papers())
 
 
 def papers_at(library: Library, seqs: Sequence[int]) -> Iterator[tuple[int, Paper]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -110,6 +111,8 @@ def _numbers_of(words: Sequence[bytes]) -> Iterator[bytes]:
 
 # Traits
 
+_COUNT = re.compile(rb"'shape': \((\d{1,18}),\)")
+_MAX_HEADER_BYTES = 1_024
 _PAPERS_PER_BLOCK = 128
 _PAPERS_PER_PART = 8_192
 _MAX_AUTHORS = 16  # of hundreds, all bits would be set
@@ -172,10 +175,21 @@ def write_traits(papers: Iterable[Paper], write: Callable[[bytes], int]) -> None
 
 
 def read_traits(path: Path) -> Traits:
-    """Return the traits that `write_traits` wrote, from a file whose digest must have been checked."""
-    with path.open("rb") as file:
-        table, keys, rows = (np.load(file, allow_pickle=False) for _ in range(3))
-    return Traits(table, keys, rows)
+    """Map the traits that `write_traits` wrote, from a file whose digest must have been checked."""
+    mapped = np.asarray(np.memmap(path, np.uint8, "r"))  # of many papers' traits few are ever looked at
+    arrays: list[NDArray[Any]] = []
+    end = 0
+    for dtype in (TRAITS, np.dtype("<u8"), np.dtype("<i4")):
+        header = mapped[end : end + _MAX_HEADER_BYTES].tobytes()
+        start = end + 10 + int.from_bytes(header[8:10], "little")  # version 1.0 of numpy's format
+        count = _COUNT.search(header)
+        if not count:
+            raise ValueError(f"no array begins at byte {end:,}")
+        end = start + int(count[1]) * dtype.itemsize
+        arrays.append(mapped[start:end].view(dtype))
+    if end != len(mapped):
+        raise ValueError(f"its arrays end at byte {end:,} of {len(mapped):,}")
+    return Traits(*arrays)
 
 
 def _describe(papers: Sequence[Paper], table: TraitTable) -> Hashes:

@@ -54,7 +54,7 @@ from semsearch.generation import (
     open_generation,
     publish,
 )
-from semsearch.lexical import write_lexical
+from semsearch.lexical import LexicalIndex, write_lexical
 from semsearch.library import Library
 from semsearch.manifest import FORMAT_VERSION, Manifest
 from semsearch.papers import Paper
@@ -640,8 +640,8 @@ def test_opening_and_letting_go_leaks_no_file(folder: IndexFolder) -> None:
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     kept = [open_current(folder) for _ in range(5)]
-    mapped = 2 * len(kept[0].segments)
-    assert len(os.listdir("/dev/fd")) <= before + 5 * mapped, "one for each file of seqs and of columns"
+    mapped = 3 * len(kept[0].segments)
+    assert len(os.listdir("/dev/fd")) <= before + 5 * mapped, "one for each file of seqs, columns and traits"
     del kept
     flip(part(folder, "tombstones.npy"))
     with pytest.raises(GenerationDamageError):
@@ -838,11 +838,11 @@ def test_a_lock_that_tantivy_leaves_behind_is_not_published(
 ) -> None:
     written: list[Path] = []
 
-    def late(folder: Path, *rest: Any) -> int:
-        papers: int = write_lexical(folder, *rest)
+    def late(folder: Path, *rest: Any) -> LexicalIndex:
+        index = write_lexical(folder, *rest)
         (folder / ".tantivy-meta.lock").touch()
         written.append(folder)
-        return papers
+        return index
 
     monkeypatch.setattr(room, "write_lexical", late)
     publish(empty, draft(4))

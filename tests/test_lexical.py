@@ -40,7 +40,7 @@ WEIGHTS = FieldWeights(text=1.0, title=0.5, author=0.0, name=0.0, id=0.0)
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> LexicalIndex:
     folder = tmp_path_factory.mktemp("index") / "lexical"
-    assert write_lexical(folder, None, PAPERS, []) == len(PAPERS)
+    assert write_lexical(folder, None, PAPERS, []).papers == len(PAPERS)
     return LexicalIndex(folder, WEIGHTS)
 
 
@@ -343,7 +343,7 @@ def test_a_child_shares_files_and_leaves_the_parent_as_it_was(tmp_path: Path) ->
     write_lexical(tmp_path / "1", None, PAPERS[:300], [])
     before = digests(tmp_path / "1")
     dead = [seq for seq, _ in PAPERS[10:30]]
-    assert write_lexical(tmp_path / "2", tmp_path / "1", PAPERS[300:], dead) == 380
+    assert write_lexical(tmp_path / "2", tmp_path / "1", PAPERS[300:], dead).papers == 380
     assert digests(tmp_path / "1") == before
     shared = {name for name in before if (tmp_path / "2" / name).exists()} - {"meta.json", ".managed.json"}
     assert all((tmp_path / "1" / name).samefile(tmp_path / "2" / name) for name in shared)
@@ -365,7 +365,7 @@ def test_many_generations_merge_and_hold_what_they_should(tmp_path: Path) -> Non
         dead = sorted(alive)[:3]
         alive = {seq: paper for seq, paper in [*alive.items(), *added] if seq not in dead}
         parent = tmp_path / str(number - 1) if number else None
-        assert write_lexical(tmp_path / str(number), parent, added, dead) == len(alive)
+        assert write_lexical(tmp_path / str(number), parent, added, dead).papers == len(alive)
         index = LexicalIndex(tmp_path / str(number), WEIGHTS)
         for word in ("speech", "tree"):
             expected = {seq for seq, paper in alive.items() if word in paper.text.split()}
@@ -415,11 +415,11 @@ def test_a_removed_folder_is_still_searched_by_who_has_it_open(tmp_path: Path, i
 
 
 def test_an_index_without_papers(tmp_path: Path) -> None:
-    assert write_lexical(tmp_path / "1", None, [], []) == 0
+    assert write_lexical(tmp_path / "1", None, [], []).papers == 0
     empty = LexicalIndex(tmp_path / "1")
     assert (empty.papers, found(empty, "speech")) == (0, [])
-    assert write_lexical(tmp_path / "2", tmp_path / "1", PAPERS[:5], []) == 5
-    assert write_lexical(tmp_path / "3", tmp_path / "2", [], [seq for seq, _ in PAPERS[:5]]) == 0
+    assert write_lexical(tmp_path / "2", tmp_path / "1", PAPERS[:5], []).papers == 5
+    assert write_lexical(tmp_path / "3", tmp_path / "2", [], [seq for seq, _ in PAPERS[:5]]).papers == 0
     assert found(LexicalIndex(tmp_path / "3"), "graph speech") == []
 
 
@@ -429,7 +429,7 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
 
     write_lexical(tmp_path / "1", None, PAPERS[:10], [])
     monkeypatch.setattr(os, "link", refuse)
-    assert write_lexical(tmp_path / "2", tmp_path / "1", PAPERS[10:20], []) == 20
+    assert write_lexical(tmp_path / "2", tmp_path / "1", PAPERS[10:20], []).papers == 20
 
 
 def test_what_cannot_be_read_is_damage_and_the_source_of_papers_keeps_its_error(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import base64
 import errno
 import math
 import os
@@ -39,13 +40,21 @@ from storage import (
     works_of,
 )
 
+from semsearch import durable, generation
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import EncoderSpec
-from semsearch.errors import IndexBusyError, LibraryDamageError, NotEncodedError, SemsearchError
+from semsearch.errors import (
+    GenerationDamageError,
+    IndexBusyError,
+    LibraryDamageError,
+    NotEncodedError,
+    SemsearchError,
+)
 from semsearch.generation import Generation, IndexFolder, open_current, open_generation
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.queries import parse_query
+from semsearch.vectors import Vectors
 
 ORIGINS = ("one", "two", "three")
 
@@ -111,6 +120,98 @@ def test_what_is_kept_is_the_parents_own_file_and_the_parent_stays_as_it_was(she
     shutil.rmtree(child)
     assert files_below(parent) == before
     assert_answers(open_generation(shelf.folder, 1), shelf.oracle.vectors(10))
+
+
+def test_a_parent_that_is_open_is_not_read_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.add([rich_paper(number, 0) for number in range(100)])
+    first = shelf.publish()
+    shelf.add([rich_paper(200, 0)])
+    read: list[str] = []
+    scanned: list[int] = []
+    real_digest, real_nearest = durable.digest_differs, Vectors.nearest
+
+    def digest_differs(path: Path, record: Any) -> str | None:
+        read.append(path.relative_to(shelf.folder.generations).as_posix())
+        return real_digest(path, record)
+
+    def nearest(vectors: Vectors, *rest: Any) -> Any:
+        scanned.append(vectors.rows)
+        return real_nearest(vectors, *rest)
+
+    monkeypatch.setattr(generation, "digest_differs", digest_differs)
+    monkeypatch.setattr(Vectors, "nearest", nearest)
+    second = publish_pending(shelf.folder, shelf.library, SPEC, first)
+    assert second.segments[0] is first.segments[0]
+    assert sorted(read) == [
+        *(f"000002.tmp/segments/000002/{name}" for name in ("columns.npy", "seqs.npy", "traits.npy", "vectors.faiss")),
+        *(f"000002.tmp/{name}" for name in ("tombstones.npy", "works.npy")),
+    ]
+    assert set(scanned) == {1}, "the parent's rows have been asked before"
+    monkeypatch.undo()
+    for opened in (second, open_current(shelf.folder)):
+        assert_answers(opened, shelf.oracle.vectors())
+        assert_words_and_columns(opened, shelf.oracle.papers())
+    stale = publish_pending(shelf.folder, shelf.library, SPEC, first)
+    assert stale.name == second.name, "it was not the live one any more"
+    assert stale.segments[0] is first.segments[0]
+
+
+def test_canaries_are_taken_over_as_long_as_they_know_the_answers(shelf: Shelf) -> None:
+    def canaries() -> tuple[list[str], list[int]]:
+        opened = shelf.publish()
+        for canary in opened.manifest.canaries:
+            vector = np.frombuffer(base64.b64decode(canary.vector), dtype="<f4")
+            scores, rows = opened.nearest(vector[None, :], 10)
+            np.testing.assert_allclose(canary.scores, scores[0], atol=1e-6)
+            assert set(canary.seqs) == set(opened.seqs_at(rows[0]).tolist())
+        vectors = [canary.vector for canary in opened.manifest.canaries]
+        return vectors, sorted({seq for canary in opened.manifest.canaries for seq in canary.seqs})
+
+    shelf.add([make_paper(number) for number in range(100)])
+    chosen, answers = canaries()
+    assert len(chosen) == 4
+    shelf.add([make_paper(number) for number in range(100, 130)])
+    taken_over, more_answers = canaries()
+    assert taken_over == chosen
+    assert set(more_answers) - set(answers) & set(range(101, 131)), "the new ones are among the nearest of some"
+    silent = next(number for number in range(100) if number + 1 not in more_answers)
+    shelf.delete([f"p{silent}"])
+    assert canaries()[0] == chosen
+    told = next(number for number in range(100) if number + 1 in more_answers)
+    shelf.delete([f"p{told}"])
+    made_anew, _ = canaries()
+    assert made_anew != chosen
+    shelf.add([make_paper(number) for number in range(200, 500)])
+    assert canaries()[0] != made_anew, "most is new"
+    assert_answers(open_current(shelf.folder), shelf.oracle.vectors())
+
+
+def test_canaries_are_asked_anew_when_a_row_comes_back(shelf: Shelf) -> None:
+    shelf.add([make_paper(number) for number in range(30)], "one")
+    shelf.publish()
+    shelf.add([make_paper(4, words="of two")], "two")
+    shelf.publish()
+    shelf.delete(["p4"], "two")
+    revived = shelf.publish()
+    for canary in revived.manifest.canaries:
+        vector = np.frombuffer(base64.b64decode(canary.vector), dtype="<f4")
+        np.testing.assert_allclose(canary.scores, revived.nearest(vector[None, :], 10)[0][0], atol=1e-6)
+    assert_answers(open_current(shelf.folder), shelf.oracle.vectors())
+
+
+@pytest.mark.parametrize("name", ["segments/000001/vectors.faiss", "lexical/*.idx"])
+def test_an_open_parent_whose_file_was_cut_is_not_extended(shelf: Shelf, name: str) -> None:
+    shelf.add([rich_paper(number, 0) for number in range(10)])
+    first = shelf.publish()
+    (cut,) = shelf.folder.generation(1).glob(name)
+    shelf.add([rich_paper(20, 0)])
+    os.truncate(cut, cut.stat().st_size - 1)
+    with pytest.raises((GenerationDamageError, OSError)):
+        publish_pending(shelf.folder, shelf.library, SPEC, first)
+    assert shelf.folder.published() == [1]
+    healed = shelf.publish()
+    assert healed.manifest.parent is None
+    assert_answers(healed, shelf.oracle.vectors())
 
 
 def test_a_generation_outlives_its_parent(shelf: Shelf) -> None:
@@ -542,8 +643,8 @@ def test_a_fault_at_any_step_leaves_the_old_or_the_new_state(
     assert {"faiss.write_index", "faiss.read_index", "numpy.load", "CheckedWriter.write", "os.mkdir"} <= set(
         name.removeprefix("semsearch.") for name in places
     )
-    assert {"tempfile.mkdtemp", "semsearch.generation.write_lexical", "semsearch.durable.open"} <= set(places)
-    assert ("os.link" in places) == existing
+    assert {"semsearch.generation.write_lexical", "semsearch.durable.open"} <= set(places)
+    assert ("os.link" in places) == ("tempfile.mkdtemp" in places) == existing, "the parent is opened, and linked"
 
 
 # Growth
