@@ -7,6 +7,8 @@ SemsearchError
 ├── EncoderError           the encoder is missing, not the expected one, or gave unusable vectors
 ├── IndexMissingError      there is no index in this folder
 ├── IndexBusyError         another process is writing this index
+├── AdditionsFullError     more papers wait to be added than can be taken
+├── KeyUsedError           a key names another request than the one it was first sent with
 ├── OldFormatError         a generation was written by an older semsearch; the library can make it anew
 ├── NoGenerationError      no verified generation can serve
 ├── NotEncodedError        a paper has no vector yet in the vector space asked for
@@ -44,6 +46,14 @@ class IndexMissingError(SemsearchError):
 
 class IndexBusyError(SemsearchError):
     """Another process holds the lock that this operation needs."""
+
+
+class AdditionsFullError(SemsearchError):
+    """More papers wait to be added than can be taken."""
+
+
+class KeyUsedError(SemsearchError):
+    """A key that names one request was used for another."""
 
 
 class NoGenerationError(SemsearchError):

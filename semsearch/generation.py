@@ -67,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 15 * 60
 KEEP_AT_LEAST = 2
+_OPENING_SECONDS = 60
 _SPARE_BYTES = 1 << 20
 _BYTES_PER_PAPER = 1_500  # besides its vector: words 500, traits 200, columns 100, and as much again while writing
 _CANARIES = 4
@@ -662,10 +663,19 @@ def _remove_abandoned(folder: IndexFolder) -> None:
 
 
 def _remove_old(folder: IndexFolder, live: int) -> None:
+    """Remove what is old, and of what came in quick succession all but the last of each minute.
+
+    Whoever began to open a generation has at least a minute for it.
+    """
+    minutes: set[int] = set()
     for number in folder.published()[KEEP_AT_LEAST:]:
         path = folder.generation(number)
         try:
-            if number != live and time.time() - path.stat().st_mtime > KEEP_SECONDS:
+            published = path.stat().st_mtime
+            age, minute = time.time() - published, int(published // 60)
+            superseded = minute in minutes and age > _OPENING_SECONDS
+            minutes.add(minute)
+            if number != live and (superseded or age > KEEP_SECONDS):
                 abandoned = path.with_suffix(".tmp")
                 path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
                 shutil.rmtree(abandoned)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from semsearch.durable import make_folder
-from semsearch.errors import IndexBusyError, IndexMissingError, LibraryDamageError, NotEncodedError, SemsearchError
+from semsearch.errors import (
+    IndexBusyError,
+    IndexMissingError,
+    KeyUsedError,
+    LibraryDamageError,
+    NotEncodedError,
+    SemsearchError,
+)
 from semsearch.papers import Paper
 
 FORMAT_VERSION = 1
@@ -33,8 +41,21 @@ _APPLICATION_ID = 0x53656D53  # "SemS", so that `file` and we can tell a library
 _BUSY_TIMEOUT_MILLISECONDS = 30_000
 _IDS_PER_QUERY = 1_000
 _ROWS_PER_READ = 2_000
+_DAYS_OF_RECEIPTS = 8
+_SECONDS_PER_DAY = 86_400
 
 DELETION, VERSION, PURGED = 0, 1, 2
+
+_RECEIPTS = """
+CREATE TABLE IF NOT EXISTS receipts (
+    key     TEXT PRIMARY KEY,
+    request BLOB NOT NULL,            -- digest of what was sent under this key
+    answer  TEXT NOT NULL,
+    day     INTEGER NOT NULL,         -- on which it was given, counted from 1970
+    digest  BLOB NOT NULL             -- of all the above
+) WITHOUT ROWID;
+"""
+"""A table that a library gets with its first receipt: most never do."""
 
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS changes (
@@ -84,6 +105,15 @@ class Version:
     seq: int
     paper: Paper
     text_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was answered to a request, named by its sender's key and by the digest of what was sent."""
+
+    key: str
+    request: bytes
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +200,12 @@ class Library:
 
     # Writing: each call is one transaction, durable when it returns.
 
+    @contextmanager
+    def one_commit(self) -> Iterator[None]:
+        """Make one transaction of all that is written within, durable when this ends and undone if it raises."""
+        with self._transaction():
+            yield
+
     def add_versions(self, origin: str, papers: Sequence[Paper], embeddings: Iterable[Embedding], encoder: int) -> None:
         """Append one version per paper together with the embeddings that were computed for them."""
         with self._transaction() as cursor:
@@ -184,6 +220,38 @@ class Library:
         """Store embeddings of texts that the library already holds."""
         with self._transaction() as cursor:
             cursor.executemany(_INSERT_EMBEDDING, [_embedding_row(encoder, embedding) for embedding in embeddings])
+
+    def keep_receipt(self, receipt: Receipt) -> None:
+        """Remember what was answered, for a week at least.
+
+        :raises KeyUsedError: if there is an answer under this key already.
+        """
+        today = int(time.time() // _SECONDS_PER_DAY)
+        row = (receipt.key, receipt.request, receipt.answer, today)
+        with self._transaction() as cursor:
+            cursor.execute(_RECEIPTS)
+            cursor.execute("DELETE FROM receipts WHERE day < ?", (today - _DAYS_OF_RECEIPTS,))
+            cursor.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (*row, _receipt_digest(*row))
+            )
+            if not cursor.rowcount:
+                raise KeyUsedError(f"the key {receipt.key!r} was used by another request meanwhile; send it again")
+
+    def receipt(self, key: str) -> Receipt | None:
+        """Return what was answered under this key, None if nothing was."""
+        with self._lock, _explained(self.path):
+            if not self._has_receipts():
+                return None
+            row = self._connection.execute("SELECT * FROM receipts WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        if not _matches(row[4], _receipt_digest, row[:4]):
+            raise LibraryDamageError(f"{self.path}: the receipt of a request fails its digest; use another key")
+        return Receipt(*row[:3])
+
+    def _has_receipts(self) -> bool:
+        found = self._connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'receipts'").fetchone()[0]
+        return bool(found)
 
     def delete(self, paper_ids: Sequence[str], origin: str | None = None) -> list[str]:
         """Append a deletion for each of these papers that is live; return the ids that were.
@@ -524,6 +592,7 @@ class Library:
             for start in range(1, last + 1, _ROWS_PER_READ):
                 yield from self._damaged_changes(start, min(last, start + _ROWS_PER_READ - 1))
             yield from self._damaged_embeddings()
+            yield from self._damaged_receipts()
         except SemsearchError as error:
             yield f"{error}; what comes after it could not be read"
 
@@ -556,10 +625,20 @@ class Library:
                     yield f"embedding {number} fails its digest"
             after = rows[-1][0]
 
+    def _damaged_receipts(self) -> Iterator[str]:
+        with self._lock, _explained(self.path):
+            rows = self._connection.execute("SELECT * FROM receipts").fetchall() if self._has_receipts() else []
+        for *fields, digest in rows:
+            if not _matches(digest, _receipt_digest, fields):
+                yield "the receipt of a request fails its digest"
+
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Cursor]:
         with self._lock, _explained(self.path):
             cursor = self._connection.cursor()
+            if self._connection.in_transaction:  # of this thread's, which holds the lock
+                yield cursor
+                return
             cursor.execute(f"BEGIN {kind}")
             try:
                 yield cursor
@@ -681,6 +760,10 @@ def _embedding_row(encoder: int, embedding: Embedding) -> tuple[int, bytes, int,
 
 def _embedding_digest(encoder: int, text: bytes, tokens: int, vector: bytes) -> bytes:
     return xxhash.xxh3_128_digest(f"{encoder}\0{tokens}\0".encode() + text + vector)
+
+
+def _receipt_digest(key: str, request: bytes, answer: str, day: int) -> bytes:
+    return xxhash.xxh3_128_digest(f"{key}\0{answer}\0{day}\0".encode() + request)
 
 
 def _matches(digest: object, compute: Callable[..., bytes], fields: Iterable[object]) -> bool:

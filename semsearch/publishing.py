@@ -30,19 +30,24 @@ _PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for on
 def publish_pending(
     folder: IndexFolder,
     library: Library,
-    spec: EncoderSpec,
+    spec: EncoderSpec | None,
     parent: Generation | None = None,
     *,
+    most_merged: int | None = None,
     encoder: Encoder | None = None,
 ) -> Generation:
     """Return the live generation after publishing whatever the library holds beyond it; no paper is encoded.
 
     Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
+    :param spec: of the vector space to publish; None for that of the live generation.
+    :param most_merged: how many rows of old segments may be written again with the new ones; None for any number. What
+        is due beyond that is left to a later publish.
     :param parent: a generation that the caller has open; if it is the live one, it is taken as it is, not opened anew.
     :param encoder: for measuring which answers are weak, where that is due; without one, what the parent knows of that
         is taken over.
     :raises IndexBusyError: if another process is publishing.
+    :raises NoGenerationError: without `spec`, if no generation is sound.
     :raises NotEncodedError: if a row that is needed has no vector of this encoder.
     :raises LibraryDamageError: if a row that is needed is damaged, or if the live generation was made from another
         state of the library than one that it went through.
@@ -52,6 +57,8 @@ def publish_pending(
             parent = _opened(folder, parent)
         if parent:
             check_made_from(library, parent)
+        if spec is None:
+            spec = _spec_of(folder, parent)
         if parent and (parent.manifest.encoder.fingerprint != spec.fingerprint or not parent.manifest.is_extendable):
             parent = None
         last_seq = library.last_seq()
@@ -63,7 +70,7 @@ def publish_pending(
         if parent is None:
             draft = _full_draft(library, number, last_seq, spec)
         else:
-            draft = _next_draft(library, number, parent, last_seq, spec)
+            draft = _next_draft(library, number, parent, last_seq, spec, most_merged)
         return publish(folder, replace(draft, weak_below=_weak_below(library, encoder, known)))
 
 
@@ -82,6 +89,12 @@ def _weak_below(
             return known
 
     return told
+
+
+def _spec_of(folder: IndexFolder, live: Generation | None) -> EncoderSpec:
+    if live is None:
+        raise NoGenerationError(f"no generation in {folder.path} can be extended; make one with: {folder.command}")
+    return live.manifest.encoder
 
 
 def _opened(folder: IndexFolder, reuse: Generation | None) -> Generation | None:
@@ -130,12 +143,14 @@ def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec)
     )
 
 
-def _next_draft(library: Library, number: int, parent: Generation, last_seq: int, spec: EncoderSpec) -> Draft:
+def _next_draft(
+    library: Library, number: int, parent: Generation, last_seq: int, spec: EncoderSpec, most_merged: int | None
+) -> Draft:
     """Return the parent plus what changed since: dead rows, revived rows, and a new segment for the rest."""
     dead, new = _changed_rows(library, parent, last_seq)
     unfound = parent.seqs_at(np.setdiff1d(dead, parent.tombstones))
     newly_found = np.union1d(new, parent.seqs_at(np.setdiff1d(parent.tombstones, dead))).tolist()
-    kept = _segments_to_keep(parent, dead, len(new))
+    kept = _segments_to_keep(parent, dead, len(new), most_merged)
     dropped = parent.segments[len(kept) :]
     boundary = parent.starts[len(kept)]
     if dropped:
@@ -193,13 +208,16 @@ def _changed_rows(library: Library, parent: Generation, last_seq: int) -> tuple[
     return dead, live_versions[live_rows < 0]
 
 
-def _segments_to_keep(parent: Generation, dead: NDArray[np.int64], added: int) -> tuple[Segment, ...]:
+def _segments_to_keep(
+    parent: Generation, dead: NDArray[np.int64], added: int, most_merged: int | None
+) -> tuple[Segment, ...]:
     """Return the parent's leading segments that the next generation takes over; the rest joins its new segment.
 
     The rule: going from the newest segment to the oldest, one with fewer than twice the rows gathered so far is merged
     with them, and one of which more than half is dead is rewritten with all that follow. So every segment has at least
     twice the rows of the next, so n rows make at most log2(n) + 1 segments; and a merge by size makes at least one and
-    a half times the segment that it rewrites, so additions alone rewrite a row at most log1.5(n) times.
+    a half times the segment that it rewrites, so additions alone rewrite a row at most log1.5(n) times. No more than
+    `most_merged` rows are rewritten at once, those of the newest segments first.
     """
     rows = [segment.rows for segment in parent.segments]
     alive = [
@@ -209,6 +227,8 @@ def _segments_to_keep(parent: Generation, dead: NDArray[np.int64], added: int) -
     kept = len(rows)
     gathered = added
     for position in reversed(range(len(rows))):
+        if most_merged is not None and sum(alive[position:]) > most_merged:
+            break
         if 2 * alive[position] < rows[position] or (alive[position] < 2 * gathered and position == kept - 1):
             kept = position
             gathered = sum(alive[kept:]) + added

@@ -21,6 +21,7 @@ WALK = [
     "encoders",
     "calibration",
     "encoding",
+    "additions",
     "vectors",
     "columns",
     "traits",

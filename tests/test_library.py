@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage import SPEC, Oracle, Shelf, add, embedding_of, vector_of
 
-from semsearch.errors import IndexMissingError, LibraryDamageError, NotEncodedError, SemsearchError
-from semsearch.library import Embedding, Library, LibraryCounts, content_digest, text_digest
+from semsearch.errors import IndexMissingError, KeyUsedError, LibraryDamageError, NotEncodedError, SemsearchError
+from semsearch.library import Embedding, Library, LibraryCounts, Receipt, content_digest, text_digest
 from semsearch.papers import Paper
 
 
@@ -240,6 +241,53 @@ def test_what_is_live_agrees_with_the_oracle(tmp_path: Path, steps: list[Any], s
         found = library.touched_after(since, len(oracle.changes))
         assert found == {about: seqs for about, seqs in versions.items() if seqs}
         assert list(library.damage()) == []
+
+
+# Receipts
+
+
+def test_a_receipt_is_kept_a_week_at_least(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library.receipt("a") is None, "there is not even a place for them"
+    monkeypatch.setattr(time, "time", lambda: 1_000_000 * 86_400.0)
+    library.keep_receipt(Receipt("a", b"sent", "answered"))
+    assert (library.receipt("a"), library.receipt("b")) == (Receipt("a", b"sent", "answered"), None)
+    with pytest.raises(KeyUsedError, match="'a' was used by another request"):
+        library.keep_receipt(Receipt("a", b"other", "answered"))
+    monkeypatch.setattr(time, "time", lambda: (1_000_000 + 7.99) * 86_400)
+    library.keep_receipt(Receipt("b", b"sent", "answered"))
+    assert library.receipt("a") == Receipt("a", b"sent", "answered")
+    monkeypatch.setattr(time, "time", lambda: (1_000_000 + 9) * 86_400)
+    library.keep_receipt(Receipt("c", b"sent", "answered"))
+    assert [library.receipt(key) is None for key in "abc"] == [True, False, False]
+
+
+@pytest.mark.parametrize("change", ["request = x'00'", "answer = 'other'", "day = day + 1", "key = 'b'", "digest = 0"])
+def test_a_damaged_receipt_is_refused(path: Path, change: str) -> None:
+    with Library.create(path) as library:
+        library.keep_receipt(Receipt("a", b"sent", "answered"))
+        assert list(library.damage()) == []
+    edit(path, f"UPDATE receipts SET {change}")
+    with Library.open(path) as library:
+        with pytest.raises(LibraryDamageError, match="the receipt of a request fails its digest"):
+            library.receipt("b" if "key" in change else "a")
+        assert list(library.damage()) == ["the receipt of a request fails its digest"]
+
+
+def test_what_is_written_in_one_commit_is_there_as_a_whole_or_not_at_all(path: Path, library: Library) -> None:
+    number = number_of(library)
+    with Library.open(path) as other:
+        with library.one_commit():
+            add(library, [make_paper(1)])
+            library.keep_receipt(Receipt("a", b"", ""))
+            assert (library.last_seq(), other.last_seq(), other.receipt("a")) == (1, 0, None)
+        assert (other.last_seq(), other.receipt("a")) == (1, Receipt("a", b"", ""))
+        with pytest.raises(KeyUsedError), library.one_commit():
+            add(library, [make_paper(2)])
+            library.keep_receipt(Receipt("a", b"", ""))
+        assert (library.last_seq(), other.last_seq()) == (1, 1)
+        assert library.missing_texts([text_digest(make_paper(2).text)], number) == {text_digest(make_paper(2).text)}
+        add(library, [make_paper(3)])
+        assert other.last_seq() == 2
 
 
 # More than one at a time

@@ -302,7 +302,8 @@ def test_a_cursor_of_an_index_that_was_made_anew_is_gone(tmp_path: Path) -> None
         assert client.get("/search", params={"q": "subject3", "cursor": cursor}).status_code == 410
 
 
-def test_only_so_many_rankings_are_kept(tmp_path: Path) -> None:
+def test_only_so_many_rankings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semsearch.service.live._MAX_REPLACED", 8)
     publish(tmp_path, PAPERS[:20])
     with service(tmp_path) as client:
         cursors = []

@@ -466,6 +466,9 @@ def test_a_body_of_just_the_limit_is_read(client: TestClient) -> None:
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "HEAD", "PROPFIND", "ZQ9MARK"])
 def test_another_method_is_refused(client: TestClient, route: str, method: str) -> None:
     answer = client.request(method, route)
+    if method == "DELETE" and route.startswith("/papers/"):
+        check_refused(answer, 404)  # as long as there is no admin, nobody learns that one could delete
+        return
     posts = {"/search": "GET, POST", "/papers/batch": "GET, POST", "/related": "POST", "/recommend": "POST"}
     allowed = posts.get(route, "GET")
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)

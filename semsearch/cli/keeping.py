@@ -17,15 +17,29 @@ from semsearch.cli.terminal import print_json
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: any."
 )
+@click.option(
+    "--admin-token-file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="Let whoever sends the token in this file add and delete papers; or set SEMSEARCH_ADMIN_TOKEN to it.",
+)
 @device_option
-def serve(index: Path, host: str, port: int, device: str | None) -> None:
+def serve(index: Path, host: str, port: int, admin_token_file: Path | None, device: str | None) -> None:
     """Serve the page and the HTTP API. A reindex beside it needs no restart."""
     from semsearch.generation import IndexFolder
-    from semsearch.service import create_app, run
+    from semsearch.service import Admin, create_app, run
 
     IndexFolder(index).check_exists()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a service never goes out to fetch a model
-    run(create_app(index, device=device), host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
+    token = _admin_token(admin_token_file)
+    app = create_app(index, device=device, admin=Admin.of(token) if token is not None else None)
+    run(app, host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
+
+
+def _admin_token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.pop("SEMSEARCH_ADMIN_TOKEN", None)  # no child process needs it
+    return file.read_text(encoding="utf-8").strip()
 
 
 @click.command()

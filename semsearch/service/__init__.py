@@ -6,8 +6,9 @@ The only folder that imports fastapi. A request meets these files in this order:
 one searcher, `answers.py` describes what comes back, `refusals.py` how a request is turned down.
 """
 
+from semsearch.service.admin import Admin
 from semsearch.service.app import create_app
 from semsearch.service.gate import Limits
 from semsearch.service.server import make_server, run
 
-__all__ = ["Limits", "create_app", "make_server", "run"]
+__all__ = ["Admin", "Limits", "create_app", "make_server", "run"]

@@ -11,6 +11,32 @@ from semsearch.ranking import Mode
 from semsearch.search import Collapse
 
 
+class EntryView(BaseModel):
+    """What became of one paper that was sent."""
+
+    position: int = Field(description="in the request, from 0")
+    outcome: Literal["new", "changed", "unchanged", "refused"]
+    id: str | None = Field(description="as it is stored; null if it has no readable one")
+    truncated: bool = Field(description="whether the model reads only the beginning of its text")
+    reason: str | None = Field(description="why it is refused")
+
+
+class AdditionAnswer(BaseModel):
+    """What became of the papers that were sent; all but the refused ones are stored for good."""
+
+    new: int
+    changed: int
+    unchanged: int
+    refused: int
+    papers: list[EntryView]
+
+
+class DeletionAnswer(BaseModel):
+    """The paper is deleted, or was before."""
+
+    deleted: Literal[True]
+
+
 class PaperView(BaseModel):
     """One paper; what is not known of it is null."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from semsearch.service.admin import Admin, check_admin, is_for_admin
 from semsearch.service.refusals import CLOSE, Refusal, plain_refusal, refuse
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Limits:
     """How much one service takes: bytes and seconds of one body, requests at work at once."""
 
     body_bytes: int = 64 * 1024
+    admin_body_bytes: int = 8 * 1024 * 1024
     body_seconds: float = 10.0
     requests_at_once: int = 64
 
@@ -38,10 +40,11 @@ class _ClientGone(Exception):
 class Gate:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, admin: Admin | None) -> None:
         """Stand before `app`."""
         self._app = app
         self._limits = limits
+        self._admin = admin
         self._at_work = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +56,7 @@ class Gate:
         scope.setdefault("state", {})["request_id"] = outgoing.request_id
         request = Request(scope)
         try:
+            check_admin(request, self._admin)
             body = await self._body(request, receive)
             with self._room(scope["path"]):
                 await self._app(scope, _Incoming(body, receive), outgoing)
@@ -87,30 +91,32 @@ class Gate:
             raise Refusal(400, "send either Content-Length or Transfer-Encoding, not both", headers=CLOSE)
         if "content-encoding" in headers:
             raise Refusal(415, "send the body without Content-Encoding", loc=["header"], headers=CLOSE)
+        most = self._limits.admin_body_bytes if is_for_admin(request) else self._limits.body_bytes
         declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._limits.body_bytes:
-            raise self._too_large()
+        if declared.isdecimal() and int(declared) > most:
+            raise _too_large(most)
         try:
             async with asyncio.timeout(self._limits.body_seconds):
-                return await self._read(receive)
+                return await _read(receive, most)
         except TimeoutError:
             raise Refusal(408, "the body did not arrive in time; send it at once", headers=CLOSE) from None
 
-    async def _read(self, receive: Receive) -> bytes:
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGone
-            body += message.get("body", b"")
-            if len(body) > self._limits.body_bytes:
-                raise self._too_large()
-            if not message.get("more_body", False):
-                return bytes(body)
 
-    def _too_large(self) -> Refusal:
-        msg = f"the body may have {self._limits.body_bytes:,} bytes; send less"
-        return Refusal(413, msg, loc=["body"], headers=CLOSE)
+async def _read(receive: Receive, most: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise _too_large(most)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, f"the body may have {most:,} bytes; send less", loc=["body"], headers=CLOSE)
 
 
 class _Incoming:

@@ -4,16 +4,21 @@ One background thread opens the index, then looks twice a second whether CURRENT
 opened and verified beside the old one and swapped in by replacing one reference; a request takes that reference once,
 so all it sees is of one generation. The old one is kept for a while, for readers who are in the middle of its pages.
 What cannot be opened never takes down what is being served.
+
+What is added while the service runs is published by the same thread, as soon as it is committed and at most twice a
+second: what comes in between goes into one generation.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from semsearch.additions import encode_strays
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import DEFAULT_MODEL, Encoder, EncoderSpec, ModelFolder
 from semsearch.errors import (
@@ -22,6 +27,7 @@ from semsearch.errors import (
     IndexBusyError,
     IndexMissingError,
     NoGenerationError,
+    NotEncodedError,
     SemsearchError,
 )
 from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, open_current
@@ -33,12 +39,25 @@ logger = logging.getLogger(__name__)
 
 LoadEncoder = Callable[[ModelFolder, str | None], Encoder]
 FindModel = Callable[[str, Path], ModelFolder]
-Reason = Literal["none", "opening", "no_index", "no_generation", "damaged", "encoder", "older_generation", "failed"]
+Reason = Literal[
+    "none",
+    "opening",
+    "no_index",
+    "no_generation",
+    "not_encoded",
+    "damaged",
+    "encoder",
+    "older_generation",
+    "failed",
+]
 
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
-_MAX_REPLACED = 8
+_MAX_REPLACED = 32  # at 363,000 papers 4 MB each; additions that keep coming make two a second
+_PUBLISH_SECONDS = 0.5
+_MOST_STRAYS = 1_000  # papers that are encoded here because who brought them encoded them for another model
+_MOST_MERGED = 1_000  # rows that a publish may write again: more would keep what is new waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,7 @@ def reason_of(error: Exception) -> Reason:
     reasons: tuple[tuple[type[Exception], Reason], ...] = (
         (IndexMissingError, "no_index"),
         (NoGenerationError, "no_generation"),
+        (NotEncodedError, "not_encoded"),
         (DamageError, "damaged"),
         (EncoderError, "encoder"),
     )
@@ -79,7 +99,10 @@ class LiveSearcher:
         self._load_encoder = load_encoder
         self._poll_seconds = poll_seconds
         self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
+        self._waiting = threading.Lock()
+        self._waiters: list[tuple[int, Future[None]]] = []  # for a generation that goes up to this seq
         self._reset()
 
     def _reset(self) -> None:
@@ -92,6 +115,9 @@ class LiveSearcher:
         self._retry_at: float | None = 0.0  # None: nothing to do until CURRENT changes
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._reported = ""
+        self._is_dirty = False  # something was committed here that is not known to be published
+        self._publish_at = 0.0
+        self._deleted_up_to = 0  # no searcher of a generation that ends before this seq may be asked any more
 
     @property
     def searcher(self) -> Searcher | None:
@@ -104,12 +130,50 @@ class LiveSearcher:
         if current and current.generation.manifest.generation == generation:
             return current
         searcher, until = self._replaced.get(generation, (None, 0.0))
-        return searcher if time.monotonic() < until else None
+        return searcher if searcher and self._may_answer(searcher, until) else None
+
+    def _may_answer(self, searcher: Searcher, until: float) -> bool:
+        """Return whether a searcher that was replaced may still be asked: not if it would show what was deleted."""
+        return time.monotonic() < until and searcher.generation.manifest.last_seq >= self._deleted_up_to
 
     @property
     def state(self) -> State:
         """How the service stands."""
         return self._state
+
+    def encoder(self) -> Encoder:
+        """Return the encoder of the vector space that is served.
+
+        :raises EncoderError: if nothing is served.
+        """
+        if self._searcher is None:
+            raise EncoderError("no index is served yet, so it is not known which encoder it takes")
+        return self._searcher.encoder
+
+    def changed(self) -> None:
+        """Publish and serve soon what the library holds; called when something was committed."""
+        self._is_dirty = True
+        self._woken.set()
+
+    def without_deleted(self, seq: int) -> "Future[None]":
+        """Return what is done once the library's deletions up to this seq are served, and nobody can page in older."""
+        self._deleted_up_to = max(seq, self._deleted_up_to)
+        served: Future[None] = Future()
+        with self._waiting:
+            self._waiters.append((seq, served))
+        self._tell_waiters()
+        self.changed()
+        return served
+
+    def _tell_waiters(self) -> None:
+        searcher = self._searcher
+        served = searcher.generation.manifest.last_seq if searcher else 0
+        with self._waiting:
+            told = [future for seq, future in self._waiters if seq <= served]
+            self._waiters = [(seq, future) for seq, future in self._waiters if seq > served and not future.done()]
+        for future in told:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
 
     def start(self) -> None:
         """Begin to open the index, in the background."""
@@ -121,6 +185,7 @@ class LiveSearcher:
         """Stop watching and close the library."""
         assert self._thread, "it was started"
         self._stopping.set()
+        self._woken.set()
         self._thread.join(_STOP_SECONDS)
         if self._thread.is_alive():
             return  # it is loading an encoder or publishing, and the end of the process may cut both short
@@ -136,29 +201,75 @@ class LiveSearcher:
                 self._report(error)
                 self._state = State("degraded" if self._searcher else "unavailable", reason_of(error))
                 self._retry_later()
-            self._replaced = {number: kept for number, kept in self._replaced.items() if time.monotonic() < kept[1]}
-            self._stopping.wait(self._poll_seconds)
+            self._replaced = {number: kept for number, kept in self._replaced.items() if self._may_answer(*kept)}
+            self._woken.wait(self._pause())
+            self._woken.clear()
+
+    def _pause(self) -> float:
+        """Return for how many seconds there is nothing to do but to look at CURRENT, unless something is committed."""
+        if not self._is_dirty:
+            return self._poll_seconds
+        return min(self._poll_seconds, max(self._publish_at - time.monotonic(), 0.001))
 
     def _look(self) -> None:
-        """Bring the searcher up to what CURRENT names, if that is something else or did not work out before."""
+        """Bring the searcher up to what CURRENT names and the library holds, if there may be anything new."""
         named = current_generation(self._folder)
-        if named == self._seen and (self._retry_at is None or time.monotonic() < self._retry_at):
+        if named == self._seen and not self._is_due():
             return
+        was_dirty, self._is_dirty = self._is_dirty, False  # before looking: what is committed from now on makes it true
+        try:
+            if named == self._seen and was_dirty and self._searcher and self._state.status == "ready":
+                self._publish_at = time.monotonic() + _PUBLISH_SECONDS
+                behind = self._extend(self._searcher)
+            else:
+                behind = self._open(named, was_dirty)
+        except BaseException:
+            self._is_dirty |= was_dirty
+            raise
+        self._is_dirty |= was_dirty and behind
+
+    def _is_due(self) -> bool:
+        """Return whether to try again what did not work out, or to publish what was committed here."""
+        now = time.monotonic()
+        if self._retry_at is not None and now >= self._retry_at:
+            return True
+        hindered = self._retry_at is not None and self._state.status != "ready"
+        return self._is_dirty and now >= self._publish_at and not hindered
+
+    def _extend(self, searcher: Searcher) -> bool:
+        """Publish what the library holds beyond the generation that is served; return whether there is more."""
+        library = searcher.library
+        generation = self._published(library, searcher.generation, None, _MOST_MERGED)
+        if generation is not searcher.generation:
+            self._swap(library, generation)
+        self._seen = generation.name
+        return self._settled(library, generation, "none")
+
+    def _open(self, named: tuple[int, str] | None, is_dirty: bool) -> bool:
+        """Serve what CURRENT names with what the library holds beyond; return whether it holds more than is served."""
         self._seen = named
         library = self._opened_library()
         opened = self._opened_generation(library)
         fell_back = opened is None or named is None or opened.manifest.generation < named[0]
-        generation, trouble = self._replayed(library, opened, fell_back)
+        generation, trouble = self._replayed(library, opened, fell_back, is_dirty)
         self._swap(library, generation)
         if trouble == "none" and fell_back and generation is opened:
             trouble = "older_generation"
+        if generation is not opened:
+            self._seen = generation.name
+        return self._settled(library, generation, trouble)
+
+    def _settled(self, library: Library, generation: Generation, trouble: Reason) -> bool:
+        """Say how this generation stands, and when to look again; return whether the library holds more."""
         self._state = State("degraded" if trouble != "none" else "ready", trouble)
-        if trouble != "none" or generation.manifest.last_seq < library.last_seq():
+        behind = generation.manifest.last_seq < library.last_seq()
+        if trouble != "none" or behind:
             self._retry_later()
         else:
             self._retry_at = None
             self._retry_seconds = _FIRST_RETRY_SECONDS
             self._reported = ""
+        return behind
 
     def _opened_library(self) -> Library:
         """Return the library, opened again if the index was made anew: its rows must not join to the old one."""
@@ -179,10 +290,13 @@ class LiveSearcher:
             self._report(error)
             return None
 
-    def _replayed(self, library: Library, generation: Generation | None, fell_back: bool) -> tuple[Generation, Reason]:
+    def _replayed(
+        self, library: Library, generation: Generation | None, fell_back: bool, is_dirty: bool
+    ) -> tuple[Generation, Reason]:
         """Return the generation with what the library holds beyond it, and what kept that from being done.
 
-        Encodes nothing. A running reindex is left alone: it publishes when it is done.
+        A running reindex is left alone, since it publishes when it is done, unless something was added here: that
+        cannot wait so long. What the reindex has committed so far is then published with it.
 
         :raises LibraryDamageError: if the generation's rows do not mean this library's papers.
         """
@@ -191,8 +305,9 @@ class LiveSearcher:
         if generation and not fell_back and generation.manifest.last_seq >= library.last_seq():
             return generation, "none"
         try:
-            self._check_nobody_writes()
-            return publish_pending(self._folder, library, self._spec(library, generation)), "none"
+            if not is_dirty:
+                self._check_nobody_writes()
+            return self._published(library, generation, self._spec(library, generation), None), "none"
         except (SemsearchError, OSError) as error:
             if generation is None:
                 raise
@@ -201,22 +316,36 @@ class LiveSearcher:
             self._report(error)
             return generation, reason_of(error)
 
+    def _published(
+        self, library: Library, parent: Generation | None, spec: EncoderSpec | None, most_merged: int | None
+    ) -> Generation:
+        """Return the live generation with all that the library holds, encoded first where that is little.
+
+        :param spec: of the vector space; None for that of the live generation, which may be another by now.
+        """
+        try:
+            return publish_pending(self._folder, library, spec, parent, most_merged=most_merged)
+        except NotEncodedError:  # a reindex for another model has brought new papers
+            if parent is None or self._searcher is None:
+                raise
+            encode_strays(library, self._searcher.encoder, parent.manifest.last_seq, _MOST_STRAYS)
+            return publish_pending(self._folder, library, spec, parent, most_merged=most_merged)
+
     def _check_nobody_writes(self) -> None:
         for lock in (self._folder.reindex_lock, self._folder.publish_lock):
             with exclusive_lock(lock, "replay"):
                 pass
 
-    def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec:
-        return (
-            generation.manifest.encoder
-            if generation
-            else self._find_model(library.main_encoder() or DEFAULT_MODEL, self._folder.networks).spec
-        )
+    def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec | None:
+        if generation:
+            return None
+        return self._find_model(library.main_encoder() or DEFAULT_MODEL, self._folder.networks).spec
 
     def _swap(self, library: Library, generation: Generation) -> None:
         encoder = self._encoder_for(generation.manifest.encoder)
         self._replaced = self._replaced_by(library, generation)
         self._searcher = Searcher(library, generation, encoder)
+        self._tell_waiters()
         logger.info("serving generation %d with %d papers", generation.manifest.generation, generation.papers)
 
     def _replaced_by(self, library: Library, generation: Generation) -> dict[int, tuple[Searcher, float]]:

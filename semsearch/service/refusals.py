@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 CODES = {
     400: "malformed",
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",
@@ -45,6 +46,7 @@ _REASONS: dict[Reason, str] = {
     "opening": "the index is being opened; ask again in a moment",
     "no_index": "there is no index yet; whoever runs the service makes one with: semsearch index FILE",
     "no_generation": "nothing is published yet; whoever runs the service does it with: semsearch index",
+    "not_encoded": "papers are being encoded for another model; what is added meanwhile is found when that is done",
     "damaged": "stored data is damaged; whoever runs the service finds out more with: semsearch verify",
     "encoder": "the encoder cannot be used; whoever runs the service finds the reason in its log",
     "older_generation": "the newest state of the index is damaged, an older one is served; see: semsearch verify",

@@ -23,6 +23,7 @@ from semsearch.service.strict import StrictRoute, no_parameters
 
 _WORDS = {
     400: "malformed: bad JSON, bad percent-encoding, a parameter given twice",
+    401: "no token, or the wrong one",
     404: "no such paper",
     408: "the body did not arrive in time",
     410: "the cursor's state of the index is gone",
@@ -34,7 +35,8 @@ _WORDS = {
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "string"}}}
 
 
-def _responses(answer: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
+def responses(answer: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's answer, the refusals that any route may give and those with these statuses."""
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": answers.ErrorView, "description": _WORDS[status]}
         for status in sorted({400, 408, 413, 415, 422, 503, *statuses})
@@ -84,7 +86,7 @@ def _ranked(
     return JSONResponse(answer_envelope(answer, turn.page, turn.next_cursor(answer)))
 
 
-@api.get("/search", summary="Search", responses=_responses(answers.SearchAnswer, 410))
+@api.get("/search", summary="Search", responses=responses(answers.SearchAnswer, 410))
 def search(live: Live, searcher: CurrentSearcher, query: Annotated[questions.SearchQuery, Query()]) -> Response:
     """Return the papers that answer a question."""
     return _search(live, searcher, query)
@@ -93,7 +95,7 @@ def search(live: Live, searcher: CurrentSearcher, query: Annotated[questions.Sea
 @api.post(
     "/search",
     summary="Search with a long text or many filters",
-    responses=_responses(answers.SearchAnswer, 410),
+    responses=responses(answers.SearchAnswer, 410),
     dependencies=_bare,
 )
 def search_long(live: Live, searcher: CurrentSearcher, body: questions.SearchBody) -> Response:
@@ -115,7 +117,7 @@ PaperId = Annotated[str, Path(description="arXiv, DOI, ACL or own id", examples=
 @api.get(
     "/papers/{paper_id:path}/related",
     summary="Papers like this one",
-    responses=_responses(answers.SearchAnswer, 404, 410),
+    responses=responses(answers.SearchAnswer, 404, 410),
 )
 def related(
     live: Live, searcher: CurrentSearcher, paper_id: PaperId, query: Annotated[questions.RelatedQuery, Query()]
@@ -127,7 +129,7 @@ def related(
 @api.get(
     "/papers/{paper_id:path}",
     summary="One paper",
-    responses=_responses(answers.PaperView, 404),
+    responses=responses(answers.PaperView, 404),
     dependencies=_bare,
 )
 def paper(searcher: CurrentSearcher, paper_id: PaperId) -> Response:
@@ -135,7 +137,7 @@ def paper(searcher: CurrentSearcher, paper_id: PaperId) -> Response:
     return JSONResponse(paper_envelope(searcher.paper(paper_id)))
 
 
-@api.post("/papers/batch", summary="Several papers", responses=_responses(answers.BatchAnswer), dependencies=_bare)
+@api.post("/papers/batch", summary="Several papers", responses=responses(answers.BatchAnswer), dependencies=_bare)
 def papers(searcher: CurrentSearcher, body: questions.BatchBody) -> Response:
     """Return up to 500 papers, in the order of their ids."""
     return JSONResponse({"papers": [_paper_or_null(searcher, paper_id) for paper_id in body.ids]})
@@ -151,7 +153,7 @@ def _paper_or_null(searcher: Searcher, paper_id: str) -> dict[str, Any] | None:
 @api.post(
     "/related",
     summary="Papers like a pasted one, or like several",
-    responses=_responses(answers.SearchAnswer, 404, 410),
+    responses=responses(answers.SearchAnswer, 404, 410),
     dependencies=_bare,
 )
 def related_to(live: Live, searcher: CurrentSearcher, body: questions.RelatedBody) -> Response:
@@ -167,7 +169,7 @@ def related_to(live: Live, searcher: CurrentSearcher, body: questions.RelatedBod
 @api.post(
     "/recommend",
     summary="Papers like these and unlike those",
-    responses=_responses(answers.SearchAnswer, 404, 410),
+    responses=responses(answers.SearchAnswer, 404, 410),
     dependencies=_bare,
 )
 def recommend(live: Live, searcher: CurrentSearcher, body: questions.RecommendBody) -> Response:
@@ -188,13 +190,13 @@ def _neighbours(
     return _ranked(live, searcher, asked, ("related", liked, disliked), ask)
 
 
-@api.get("/healthz", summary="Does the process answer?", responses=_responses(answers.HealthView), dependencies=_bare)
+@api.get("/healthz", summary="Does the process answer?", responses=responses(answers.HealthView), dependencies=_bare)
 async def healthz() -> Response:
     """Return 200 whenever the process runs, with or without an index."""
     return JSONResponse({"status": "ok"})
 
 
-@api.get("/readyz", summary="Are searches answered?", responses=_responses(answers.ReadyView), dependencies=_bare)
+@api.get("/readyz", summary="Are searches answered?", responses=responses(answers.ReadyView), dependencies=_bare)
 async def readyz(request: Request, searcher: CurrentSearcher) -> Response:
     """Return 200 while searches are answered; "degraded" if not from what the index should be, and why."""
     state = live_of(request).state
@@ -202,7 +204,7 @@ async def readyz(request: Request, searcher: CurrentSearcher) -> Response:
     return JSONResponse(values | {"generation": searcher.generation.manifest.generation})
 
 
-@api.get("/stats", summary="What is served", responses=_responses(answers.StatsView), dependencies=_bare)
+@api.get("/stats", summary="What is served", responses=responses(answers.StatsView), dependencies=_bare)
 async def stats(request: Request, searcher: CurrentSearcher) -> Response:
     """Return the size, the encoder and the state of the index that is served."""
     manifest = searcher.generation.manifest

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
@@ -20,6 +21,7 @@ from semsearch.filters import FILTER_NAMES
 from semsearch.service.refusals import Refusal
 
 _MAX_DIGITS = 400
+_MOST_AT_ONCE = 64 * 1024  # bytes that are parsed while all others wait
 _QUERY_STRING = re.compile(rb"(?:[!-$&-~]|%[0-9A-Fa-f]{2})*")
 
 
@@ -31,7 +33,10 @@ class StrictRequest(Request):
 
         :raises Refusal: if it is not what RFC 8259 calls interoperable JSON.
         """
-        return parse_json(await self.body())
+        body = await self.body()
+        if len(body) > _MOST_AT_ONCE:
+            return await run_in_threadpool(parse_json, body)
+        return parse_json(body)
 
 
 class StrictRoute(APIRoute):
