@@ -41,6 +41,7 @@ _APPLICATION_ID = 0x53656D53  # "SemS", so that `file` and we can tell a library
 _BUSY_TIMEOUT_MILLISECONDS = 30_000
 _IDS_PER_QUERY = 1_000
 _ROWS_PER_READ = 2_000
+_NO_END = 2**62  # greater than any seq
 _DAYS_OF_RECEIPTS = 8
 _SECONDS_PER_DAY = 86_400
 
@@ -403,14 +404,14 @@ class Library:
             if head.origin == origin and head.content_digest is not None  # a deletion has no content
         }
 
-    def live_seqs(self, paper_ids: Sequence[str]) -> dict[str, int]:
-        """Return the seq of the live version of each of these papers that has one.
+    def live_seqs(self, paper_ids: Sequence[str], up_to: int | None = None) -> dict[str, int]:
+        """Return the seq of the version that is live, or was at seq `up_to`, of each of these papers that has one.
 
         Live is the newest among the last words of each import, deletions aside.
         """
         found: dict[str, int] = {}
         for batch in _batches(paper_ids, _IDS_PER_QUERY):
-            found.update(_live(self._heads(batch)))
+            found.update(_live(self._heads(batch, up_to)))
         return found
 
     def all_live_seqs(self, up_to: int) -> NDArray[np.int64]:
@@ -500,13 +501,13 @@ class Library:
             raise self._lost(lost)
         return {head.seq: head.paper_id for head in self._checked_heads(rows)}
 
-    def _heads(self, paper_ids: Sequence[str]) -> list["_Head"]:
-        """Return the last change of each import to each of these papers."""
+    def _heads(self, paper_ids: Sequence[str], up_to: int | None = None) -> list["_Head"]:
+        """Return the last change of each import to each of these papers, up to seq `up_to` if that is given."""
         with self._lock, _explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper {_WHERE_IDS} "
+                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper {_WHERE_IDS} AND seq <= ? "
                 "ORDER BY paper_id, origin, seq",
-                (json.dumps(list(paper_ids)),),
+                (json.dumps(list(paper_ids)), _NO_END if up_to is None else up_to),
             ).fetchall()
         return list(_last_of_each(self._checked_heads(rows)))
 

@@ -33,14 +33,16 @@ def publish_pending(
     spec: EncoderSpec | None,
     parent: Generation | None = None,
     *,
+    up_to: int | None = None,
     most_merged: int | None = None,
     encoder: Encoder | None = None,
 ) -> Generation:
-    """Return the live generation after publishing whatever the library holds beyond it; no paper is encoded.
+    """Return the live generation after publishing what the library holds beyond it; no paper is encoded.
 
     Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
     :param spec: of the vector space to publish; None for that of the live generation.
+    :param up_to: the last seq to publish; None for all that there is.
     :param most_merged: how many rows of old segments may be written again with the new ones; None for any number. What
         is due beyond that is left to a later publish.
     :param parent: a generation that the caller has open; if it is the live one, it is taken as it is, not opened anew.
@@ -61,7 +63,7 @@ def publish_pending(
             spec = _spec_of(folder, parent)
         if parent and (parent.manifest.encoder.fingerprint != spec.fingerprint or not parent.manifest.is_extendable):
             parent = None
-        last_seq = library.last_seq()
+        last_seq = library.last_seq() if up_to is None else max(up_to, parent.manifest.last_seq if parent else 0)
         number = library.encoder_number(spec.fingerprint, spec.name)
         known = parent.manifest.weak_below if parent else None
         to_measure = parent and encoder and is_due(known, parent.papers)
@@ -197,7 +199,7 @@ def papers_at(library: Library, seqs: Sequence[int]) -> Iterator[tuple[int, Pape
 def _changed_rows(library: Library, parent: Generation, last_seq: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the parent's rows that are dead now, and the seqs that are live now but have no row; both ascending."""
     touched = library.touched_after(parent.manifest.last_seq, last_seq)
-    live = library.live_seqs(list(touched))
+    live = library.live_seqs(list(touched), last_seq)
     all_versions = np.array(sorted(seq for versions in touched.values() for seq in versions), dtype=np.int64)
     live_versions = np.array(sorted(live.values()), dtype=np.int64)
     touched_rows = parent.rows_of(all_versions)

@@ -6,7 +6,6 @@ the next run goes on from there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from semsearch.encoders import (
     load_encoder,
 )
 from semsearch.encoding import EncodedBatch, EncodingLine
-from semsearch.errors import NoGenerationError, NotEncodedError, SemsearchError, SourceError
+from semsearch.errors import NoGenerationError, SemsearchError, SourceError
 from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Library, content_digest
 from semsearch.papers import Paper
@@ -36,7 +35,6 @@ Precision = Literal["float32", "int8"]
 
 _WINDOW_PAPERS = 256  # few enough to stay in the cache while they are compared
 _KEPT_REJECTIONS = 1_000
-_TRIES = 20
 _LOCK_WAIT_SECONDS = 2.0  # a service that starts looks into the lock for an instant
 
 
@@ -149,8 +147,10 @@ def update_index(
         with EncodingLine(library, encoder, number) as line:
             run = _Run(library, number, line, on_progress or (lambda progress: None))
             run.bring_in_all(imports)
-            after = parent.manifest.last_seq if parent and same_space else 0
-            generation = run.published(lambda: publish_pending(folder, library, found.spec, encoder=encoder), after)
+            # A service may go on to add papers, encoded for the model that it still serves: those are for later.
+            encoded_up_to = None if same_space else library.last_seq()
+            run.encode_missing(after=parent.manifest.last_seq if parent and same_space else 0)
+        generation = publish_pending(folder, library, found.spec, up_to=encoded_up_to, encoder=encoder)
         return run.reported(generation)
 
 
@@ -336,18 +336,6 @@ class _Run:
             )
         elif gone:
             self.report.deleted += len(self._library.delete(gone, origin))
-
-    def published(self, publish: Callable[[], Generation], after: int) -> Generation:
-        """Return what `publish` gives once all is encoded that was committed after seq `after`.
-
-        A service may add papers at any moment, encoded for the model that it still serves.
-        """
-        for _ in range(_TRIES):
-            self.encode_missing(after)
-            with suppress(NotEncodedError):
-                return publish()
-        self.encode_missing(after)
-        return publish()
 
     def encode_missing(self, after: int) -> None:
         """Encode what only another encoder has encoded since seq `after`: all of it after a change of model."""
