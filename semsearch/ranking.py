@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from semsearch.generation import Generation
 from semsearch.lexical import analyse
 from semsearch.queries import LexicalQuery
+from semsearch.stages import stage
 
 Mode = Literal["hybrid", "dense", "lexical"]
 MODES: tuple[Mode, ...] = ("hybrid", "dense", "lexical")
@@ -103,6 +104,11 @@ class Ranker:
         """
         dense = nearest if self._vector is None or nearest is not None else self._dense_leg(self._vector, window)
         found = None if self._query is None else self._lexical_leg(self._query, window)
+        return self._fused(dense, found, window)
+
+    @stage("fuse")
+    def _fused(self, dense: Rows | None, found: tuple[Rows, Scores] | None, window: int) -> Ranking:
+        """Return the candidates of the legs, which give their rows best first, in one order."""
         lexical = None if found is None else found[0]
         rows = np.unique(np.concatenate([self._titled, *(leg for leg in (dense, lexical) if leg is not None)]))
         vectors = None if self._vector is None else self._generation.vectors_at(rows).astype(np.float64)
@@ -158,6 +164,7 @@ class Ranker:
         most = self._generation.lexical.most(self._query)
         return bm25 / most if most else bm25
 
+    @stage("scan")
     def _dense_leg(self, vector: NDArray[np.float32], window: int) -> Rows:
         """Return the `window` rows of the highest cosines, best first.
 
@@ -176,6 +183,7 @@ class Ranker:
             fetch *= 2
         return np.empty(0, dtype=np.int64)
 
+    @stage("lexical")
     def _lexical_leg(self, query: LexicalQuery, window: int) -> tuple[Rows, Scores]:
         """Return the `window` rows of the highest BM25, best first, and it; fewer if fewer hold a word of the query."""
         allowed = None

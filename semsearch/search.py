@@ -28,6 +28,7 @@ from semsearch.papers import Paper, normalise_id, normalise_text
 from semsearch.publishing import check_made_from
 from semsearch.queries import LexicalQuery, parse_query
 from semsearch.ranking import Mode, Question, Ranker, Ranking
+from semsearch.stages import stage
 from semsearch.weakness import is_weak
 
 MAX_WINDOW = 1_000
@@ -224,7 +225,7 @@ class Searcher:
         """
         started = time.perf_counter()
         text = clean_query(f"{title} {abstract}".strip())
-        vector = checked(self.encoder.encode_passages(self.encoder.tokenise([text])), 1, self.encoder.spec.dimension)[0]
+        vector = self._passage_vector(text)
         words = LexicalQuery.of_text(text)
         return self._answer(Question(vector, words, self._allowed(page.where, words)), text, page, started)
 
@@ -295,10 +296,18 @@ class Searcher:
         words = asked if mode != "dense" or vector is None else None
         return asked, Question(vector, words, self._allowed(where, asked), titled)
 
+    @stage("encode")
     def _query_vector(self, text: str) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = checked(self.encoder.encode_queries([text]), 1, self.encoder.spec.dimension)[0]
         return vector
 
+    @stage("encode")
+    def _passage_vector(self, text: str) -> NDArray[np.float32]:
+        vectors = self.encoder.encode_passages(self.encoder.tokenise([text]))
+        vector: NDArray[np.float32] = checked(vectors, 1, self.encoder.spec.dimension)[0]
+        return vector
+
+    @stage("filter")
     def _allowed(self, where: Filter, asked: LexicalQuery, excluded: Sequence[int] = ()) -> NDArray[np.bool_] | None:
         """Return which rows may be hits, shape (rows,); None if all live ones may."""
         generation = self.generation
@@ -337,7 +346,7 @@ class Searcher:
             among, exact = np.zeros(manifest.rows, dtype=np.bool_), complete
             among[ranking.rows[list(places)]] = True
         total = int(np.count_nonzero(among))
-        facets = generation.facets(among, page.facet_values) if page.facet_values else None
+        facets = self._facets(among, page.facet_values) if page.facet_values else None
         return Answer(
             hits=hits,
             total=total,
@@ -374,6 +383,11 @@ class Searcher:
             return self.generation.first_versions if page.collapse == "work" else self.generation.live
         return self.generation.works.first_of_each(allowed) if page.collapse == "work" else allowed
 
+    @stage("facets")
+    def _facets(self, among: NDArray[np.bool_], values: int) -> dict[str, Facet]:
+        return self.generation.facets(among, values)
+
+    @stage("explain")
     def _hits(self, ranking: Ranking, places: Sequence[int], page: Page, terms: QueryTerms) -> tuple[Hit, ...]:
         shown = places[page.offset : page.offset + page.limit]
         rows = ranking.rows[shown]

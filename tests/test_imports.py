@@ -30,6 +30,7 @@ WALK = [
     "lexical",
     "manifest",
     "generation",
+    "stages",
     "ranking",
     "weakness",
     "publishing",
@@ -57,6 +58,8 @@ HOMES = {
     "fastapi": "service/",
     "starlette": "service/",
     "uvicorn": "service/",
+    "h11": "service/",
+    "prometheus_client": "service/metrics.py",
     "zstandard": "readers/",
     "click": "cli/",
 }
