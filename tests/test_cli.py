@@ -7,9 +7,11 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import FakeEncoder, make_paper, write_jsonl
+from starlette.testclient import TestClient
 
 from semsearch import cli, ranking, weakness
 from semsearch.cli import options
@@ -353,6 +355,37 @@ def test_bad_input_is_one_line_and_no_traceback(
     assert err.startswith("Error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "host", "rate", "name_let_in"),
+    [
+        ((), "127.0.0.1", 0, "localhost"),
+        (("--host", "0.0.0.0"), "0.0.0.0", 60, "192.0.2.1"),
+        (("--host", "0.0.0.0", "--rate-limit", "0"), "0.0.0.0", 0, "192.0.2.1"),
+        (("--rate-limit", "5", "--allowed-host", "papers.example"), "127.0.0.1", 5, "papers.example"),
+    ],
+)
+def test_where_it_serves_decides_whom_it_lets_in(
+    run: Run,
+    papers: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    host: str,
+    rate: int,
+    name_let_in: str,
+) -> None:
+    served: list[tuple[Any, str, int]] = []
+    monkeypatch.setattr("semsearch.service.run", lambda app, host, port, on_start: served.append((app, host, port)))
+    monkeypatch.setattr("semsearch.service.log_to_stderr", lambda form, private: None)
+    run("index", "papers.jsonl")
+    assert run("serve", *arguments, "--metrics", "none")[0] == 0
+    ((app, *address),) = served
+    assert address == [host, 8000]
+    assert (app.state.crowd.limits.requests_per_minute, app.state.metrics_for) == (rate, "none")
+    client = TestClient(app)
+    assert client.get("/healthz", headers={"Host": name_let_in}).status_code == 200
+    assert client.get("/healthz", headers={"Host": "attacker.example"}).status_code == 421
 
 
 def test_ctrl_c_says_that_nothing_is_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

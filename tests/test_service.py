@@ -28,7 +28,7 @@ from semsearch.papers import Paper
 from semsearch.publishing import publish_pending
 from semsearch.ranking import MODES, Mode
 from semsearch.search import Page, Searcher
-from semsearch.service import Limits, create_app, make_server
+from semsearch.service import Hosts, Limits, create_app, make_server
 from semsearch.service.answers import (
     BatchAnswer,
     ErrorView,
@@ -105,6 +105,7 @@ def state(client: TestClient) -> tuple[int, str]:
 
 def fake_app(index: Path, **options: Any) -> FastAPI:
     defaults: dict[str, Any] = {
+        "hosts": Hosts(frozenset({"testserver", "x"})),
         "find_model": find_fake,
         "load_encoder": load_fake,
         "poll_seconds": 0.02,
@@ -390,7 +391,8 @@ def test_the_description_of_the_api_covers_every_route_and_status(client: TestCl
         assert operation["description"]
         by_id = "{paper_id}" in path or path in ("/related", "/recommend")
         ranks = path.endswith("/related") or path in ("/search", "/recommend")
-        statuses = {"200", "400", "408", "413", "415", "422", "503"} | ({"404"} if by_id else set())
+        anywhere = {400, 403, 408, 413, 414, 415, 421, 422, 429, 431, 503, 504}
+        statuses = {"200", *map(str, anywhere)} | ({"404"} if by_id else set())
         assert set(operation["responses"]) == statuses | ({"410"} if ranks else set())
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
@@ -831,8 +833,15 @@ def test_the_style_sheet_is_ours(client: TestClient) -> None:
 @contextmanager
 def running(index: Path, **options: Any) -> Iterator[tuple[str, int]]:
     """Run a real server on a free port of this machine; give its address."""
+    with running_app(fake_app(index, **options)) as address:
+        yield address
+
+
+@contextmanager
+def running_app(app: FastAPI) -> Iterator[tuple[str, int]]:
+    """Do the same for an app that the caller wants to look into."""
     started: list[str] = []
-    server = make_server(fake_app(index, **options), port=0, on_start=started.append)
+    server = make_server(app, port=0, on_start=started.append)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

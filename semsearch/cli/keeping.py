@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -23,16 +24,66 @@ from semsearch.cli.terminal import print_json
     metavar="FILE",
     help="Let whoever sends the token in this file add and delete papers; or set SEMSEARCH_ADMIN_TOKEN to it.",
 )
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which it is reached besides localhost and --host, say that of a proxy; '*' for any.",
+)
+@click.option(
+    "--rate-limit",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Requests a minute of one client; 0: any number.  [default: 0 on this machine only, else 60]",
+)
+@click.option(
+    "--metrics",
+    "metrics_for",
+    type=click.Choice(["local", "all", "none"]),
+    default="local",
+    show_default=True,
+    help="Who may read /metrics; local: from this machine and not through a proxy.",
+)
+@click.option(
+    "--log",
+    "log_form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Log warnings as text, or them and every request as lines of JSON.",
+)
+@click.option("--log-private", is_flag=True, help="Let the log hold what is asked, and from where.")
 @device_option
-def serve(index: Path, host: str, port: int, admin_token_file: Path | None, device: str | None) -> None:
+def serve(
+    index: Path,
+    host: str,
+    port: int,
+    allowed_hosts: tuple[str, ...],
+    rate_limit: int | None,
+    metrics_for: Literal["local", "all", "none"],
+    log_form: Literal["text", "json"],
+    log_private: bool,
+    admin_token_file: Path | None,
+    device: str | None,
+) -> None:
     """Serve the page and the HTTP API. A reindex beside it needs no restart."""
     from semsearch.generation import IndexFolder
-    from semsearch.service import Admin, create_app, run
+    from semsearch.service import Admin, Hosts, Limits, create_app, log_to_stderr, run
 
     IndexFolder(index).check_exists()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a service never goes out to fetch a model
     token = _admin_token(admin_token_file)
-    app = create_app(index, device=device, admin=Admin.of(token) if token is not None else None)
+    log_to_stderr(log_form, private=log_private)
+    app = create_app(
+        index,
+        device=device,
+        limits=Limits.of(host, rate_limit),
+        hosts=Hosts.of(host, allowed_hosts),
+        metrics_for=metrics_for,
+        log_private=log_private,
+        admin=Admin.of(token) if token is not None else None,
+    )
     run(app, host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
 
 

@@ -12,13 +12,18 @@ from semsearch.encoders import find_model, load_encoder
 from semsearch.generation import IndexFolder
 from semsearch.service.admin import Admin
 from semsearch.service.changes import changes
-from semsearch.service.gate import Gate, Limits
+from semsearch.service.connections import Crowd
+from semsearch.service.gate import Gate
+from semsearch.service.hosts import Hosts
+from semsearch.service.limits import Limits
 from semsearch.service.live import FindModel, LiveSearcher, LoadEncoder
+from semsearch.service.metrics import Metrics, Readers
+from semsearch.service.metrics import page as metrics_page
 from semsearch.service.page import page
 from semsearch.service.refusals import add_refusals
 from semsearch.service.routes import api
 
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 0.5  # all who wait for it have had their answers when the service ends
 
 
 def create_app(
@@ -29,10 +34,16 @@ def create_app(
     load_encoder: LoadEncoder = load_encoder,
     poll_seconds: float = 0.5,
     limits: Limits | None = None,
+    hosts: Hosts | None = None,
+    metrics_for: Readers = "local",
+    log_private: bool = False,
     admin: Admin | None = None,
 ) -> FastAPI:
     """Return the service over the index folder at `index`; it opens the index when it starts, in the background.
 
+    :param hosts: the names by which it may be addressed; by default those that lead from this machine to itself.
+    :param metrics_for: who may read /metrics.
+    :param log_private: whether the log may hold what is asked, and from where.
     :param admin: who may add and delete papers; by default nobody.
     """
     folder = IndexFolder(index)
@@ -68,8 +79,19 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.live, app.state.additions = live, additions
-    app.router.routes += [*api.routes, *(changes.routes if admin else ()), *page.routes]
+    limits = limits or Limits()
+    crowd = Crowd(limits)
+    metrics = Metrics(live, crowd)
+    app.state.live, app.state.additions, app.state.crowd, app.state.metrics, app.state.metrics_for = (
+        live,
+        additions,
+        crowd,
+        metrics,
+        metrics_for,
+    )
+    app.router.routes += [*api.routes, *(changes.routes if admin else ()), *page.routes, *metrics_page.routes]
     add_refusals(app)
-    app.add_middleware(Gate, limits=limits or Limits(), admin=admin)
+    app.add_middleware(
+        Gate, limits=limits, hosts=hosts or Hosts(), admin=admin, metrics=metrics, log_private=log_private
+    )
     return app

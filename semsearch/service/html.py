@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from semsearch.envelope import in_pieces, snippet
 
-UI_HEADERS = {  # X-Content-Type-Options comes with every answer, from the gate
+UI_HEADERS = {  # X-Content-Type-Options and Cross-Origin-Resource-Policy come with every answer, from the gate
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -22,7 +22,6 @@ UI_HEADERS = {  # X-Content-Type-Options comes with every answer, from the gate
     ),
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "()",
 }
 _HERE = Path(__file__).parent

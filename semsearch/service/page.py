@@ -39,7 +39,10 @@ page = APIRouter(route_class=StrictRoute)
 
 async def _served(request: Request) -> tuple[LiveSearcher, Searcher | None, State]:
     live = live_of(request)
-    return live, live.searcher, live.state
+    searcher = live.searcher
+    if searcher:
+        request.state.generation = searcher.generation.manifest.generation
+    return live, searcher, live.state
 
 
 @page.get("/", include_in_schema=False)

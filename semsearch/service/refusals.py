@@ -24,15 +24,21 @@ logger = logging.getLogger(__name__)
 CODES = {
     400: "malformed",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",
     410: "gone",
     413: "too_large",
+    414: "address_too_long",
     415: "unsupported_media_type",
+    421: "misdirected",
     422: "invalid",
+    429: "too_many_requests",
+    431: "head_too_large",
     500: "internal",
     503: "unavailable",
+    504: "took_too_long",
 }
 CLOSE = {"Connection": "close"}
 _MESSAGES = {

@@ -24,14 +24,21 @@ from semsearch.service.strict import StrictRoute, no_parameters
 _WORDS = {
     400: "malformed: bad JSON, bad percent-encoding, a parameter given twice",
     401: "no token, or the wrong one",
+    403: "a page of another site is behind this",
     404: "no such paper",
-    408: "the body did not arrive in time",
+    408: "the head or the body did not arrive in time",
     410: "the cursor's state of the index is gone",
     413: "the body is too large",
+    414: "the address is too long",
     415: "the body is not plain JSON",
+    421: "the Host header names none of the service's names",
     422: "understood, but not acceptable; `detail` says where and what to do",
+    429: "too many requests or connections of one client; see Retry-After",
+    431: "the header is too large",
     503: "no answer now: starting, no sound index, or too busy; see Retry-After",
+    504: "finding the answer took too long",
 }
+_ANYWHERE = set(_WORDS) - {401, 404, 410}
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "string"}}}
 
 
@@ -39,9 +46,9 @@ def responses(answer: type[Any], *statuses: int) -> dict[int | str, dict[str, An
     """Describe a route's answer, the refusals that any route may give and those with these statuses."""
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": answers.ErrorView, "description": _WORDS[status]}
-        for status in sorted({400, 408, 413, 415, 422, 503, *statuses})
+        for status in sorted({*_ANYWHERE, *statuses})
     }
-    errors[503]["headers"] = _RETRY_AFTER
+    errors[429]["headers"] = errors[503]["headers"] = _RETRY_AFTER
     return {200: {"model": answer}} | errors
 
 
@@ -64,6 +71,7 @@ async def current_searcher(request: Request) -> Searcher:
     searcher = live.searcher
     if searcher is None:
         raise unavailable(live.state.reason)
+    request.state.generation = searcher.generation.manifest.generation
     return searcher
 
 

@@ -1,46 +1,24 @@
 """How is the service run?"""
 
-import json
+import asyncio
+import functools
+import resource
 import socket
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
-import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_HEADER_BYTES = 32 * 1024  # a pasted abstract in the address, each character of it percent-encoded to nine
-_SHUTDOWN_SECONDS = 10
+from semsearch.service.connections import CLOSE_HEADER, OWN_FILES, Connection, Crowd
+from semsearch.service.systemd import notify, watchdog_seconds
+
+_DRAIN_SECONDS = 8  # systemd and container runtimes kill after 10 or more
 _BACKLOG = 2_048  # uvicorn's own default
 
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 whose answer to what is no HTTP looks like all our refusals."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse and hang up; no request exists yet that a route could answer."""
-        detail = {
-            "loc": [],
-            "type": "malformed",
-            "msg": "this is no valid HTTP/1.1 request; use an ordinary HTTP client",
-        }
-        body = json.dumps({"error": "malformed", "detail": [detail]}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", uuid.uuid4().hex.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"connection", b"close"),
-        ]
-        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-
 class _Server(uvicorn.Server):
-    """A server that tells where it listens, which with port 0 only it knows."""
+    """A server that tells where it listens, which with port 0 only it knows, and answers all that came when it ends."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None] | None) -> None:
         super().__init__(config)
@@ -49,9 +27,36 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
         await super().startup(sockets)
-        if self._on_start and self.started:
+        if not self.started:
+            return
+        notify("READY=1")
+        if self._on_start:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_start(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and end those there are after the answers that are owed."""
+        notify("STOPPING=1")
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
+        latest = [connection for listening in sockets or [] for connection in _waiting(listening)]
+        for server in self.servers:
+            server.close()
+        for connection in latest:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, connection)
+        await super().shutdown(sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        config = self.config
+        return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+            config=config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+def _waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that were made and not yet taken in; closing would break them."""
+    with suppress(BlockingIOError):
+        while True:
+            yield listening.accept()[0]
 
 
 def make_server(
@@ -59,29 +64,34 @@ def make_server(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    access_log: bool = False,
     on_start: Callable[[str], None] | None = None,
 ) -> uvicorn.Server:
-    """Return a server that is not running yet; it will call `on_start` with its address once it listens.
-
-    Its access log is off by default, because it would hold what people search for.
-    """
+    """Return a server that is not running yet; it will call `on_start` with its address once it listens."""
+    crowd: Crowd = app.state.crowd
+    watchdog = watchdog_seconds()
     config = uvicorn.Config(
         app,
         host,
         port,
-        http=_Protocol,
+        http=functools.partial(Connection, crowd=crowd),  # type: ignore[arg-type]  # called like the class
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=access_log,
+        access_log=False,  # it would hold what people search for
         proxy_headers=False,
         forwarded_allow_ips="",
         server_header=False,
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        backlog=_BACKLOG,
+        timeout_keep_alive=crowd.limits.idle_seconds,  # type: ignore[arg-type]  # any number of seconds will do
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        callback_notify=_still_alive if watchdog else None,
+        timeout_notify=watchdog / 2 if watchdog else 0,  # type: ignore[arg-type]  # the same
     )
     return _Server(config, on_start)
+
+
+async def _still_alive() -> None:
+    notify("WATCHDOG=1")
 
 
 def run(
@@ -89,7 +99,6 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    access_log: bool = False,
     on_start: Callable[[str], None] | None = None,
 ) -> None:
     """Answer requests until the process is told to end.
@@ -101,5 +110,15 @@ def run(
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise OSError(f"nothing can listen on {host}, port {port}: {error.strerror}; choose another --port") from error
+    _allow_files(app.state.crowd)
     with listening:
-        make_server(app, host, port, access_log=access_log, on_start=on_start).run(sockets=[listening])
+        make_server(app, host, port, on_start=on_start).run(sockets=[listening])
+
+
+def _allow_files(crowd: Crowd) -> None:
+    """Let this process open what all connections need besides its files, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = crowd.limits.connections + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

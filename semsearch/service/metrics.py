@@ -1,0 +1,148 @@
+"""How does the service fare, in numbers that Prometheus reads?
+
+Each app has a registry of its own. Labels are routes, statuses and stages, never anything a client wrote.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Gauge, Histogram, ProcessCollector
+from prometheus_client import generate_latest as written
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from semsearch.service.clients import is_loopback
+from semsearch.service.connections import CUTS, Crowd
+from semsearch.service.live import LiveSearcher
+from semsearch.service.refusals import Refusal, plain_refusal
+from semsearch.service.strict import StrictRoute, no_parameters
+from semsearch.stages import STAGES, Stage
+
+Readers = Literal["local", "all", "none"]
+"""Who may read the metrics: who asks from this machine and not through a proxy, everybody, or nobody."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
+
+
+class Metrics:
+    """What is counted of one app."""
+
+    def __init__(self, live: LiveSearcher, crowd: Crowd) -> None:
+        """Begin at nothing."""
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "semsearch_request_seconds",
+            "From the head of a request to the end of its answer; status 0: its client left.",
+            ("route", "status"),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self.stages = Histogram(
+            "semsearch_stage_seconds",
+            "Each stage of the searches.",
+            ("stage",),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self.at_stage = Gauge(
+            "semsearch_stage_requests",
+            "Requests at this stage now; at encode, those that wait for the encoder are among them.",
+            ("stage",),
+            registry=self.registry,
+        )
+        self.at_work = Gauge("semsearch_requests_at_work", "Requests whose answer is sought.", registry=self.registry)
+        for stage in STAGES:
+            self.stages.labels(stage)
+            self.at_stage.labels(stage)
+        self.registry.register(_Served(live))
+        self.registry.register(_Connections(crowd))
+        ProcessCollector(registry=self.registry)
+
+
+class Work:
+    """Listens to the stages of one request, and ends it when its time is over."""
+
+    def __init__(self, metrics: Metrics, seconds: float) -> None:
+        """Begin now; the request may take this long."""
+        self._metrics = metrics
+        self._deadline = time.monotonic() + seconds
+
+    def begins(self, stage: Stage) -> None:
+        """Count a request that goes into a stage.
+
+        :raises Refusal: 504 if its time is over. Nothing stops a stage that has begun; each takes a moment only, and
+            what takes long under load is waiting for one's turn.
+        """
+        if time.monotonic() > self._deadline:
+            raise Refusal(504, "this took too long; ask again when there is less to do, or narrow it down by a filter")
+        self._metrics.at_stage.labels(stage).inc()
+
+    def ended(self, stage: Stage, seconds: float) -> None:
+        """Count it as done."""
+        self._metrics.at_stage.labels(stage).dec()
+        self._metrics.stages.labels(stage).observe(seconds)
+
+
+class _Served(Collector):
+    def __init__(self, live: LiveSearcher) -> None:
+        self._live = live
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what is served; of the index nothing while there is none."""
+        state, searcher = self._live.state, self._live.searcher
+        yield GaugeMetricFamily("semsearch_ready", "1 while searches are answered.", int(searcher is not None))
+        degraded = int(state.status == "degraded")
+        yield GaugeMetricFamily("semsearch_degraded", "1 while that is not from what the index should be.", degraded)
+        if searcher:
+            manifest = searcher.generation.manifest
+            yield GaugeMetricFamily("semsearch_generation", "The generation that is served.", manifest.generation)
+            yield GaugeMetricFamily("semsearch_segments", "Its segments.", len(manifest.segments))
+            yield GaugeMetricFamily("semsearch_papers", "Its papers.", manifest.papers)
+            yield GaugeMetricFamily("semsearch_rows", "Its rows, those of dead papers included.", manifest.rows)
+
+
+class _Connections(Collector):
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the connections are about."""
+        yield GaugeMetricFamily("semsearch_connections", "Open connections.", self._crowd.size)
+        cuts = CounterMetricFamily(
+            "semsearch_connections_cut",
+            "Connections cut off: a late head, an answer not read, too many of them, no HTTP.",
+            labels=["why"],
+        )
+        for why in CUTS:
+            cuts.add_metric([why], self._crowd.cuts[why])
+        yield cuts
+
+
+async def check_reader(request: Request) -> None:
+    """Do nothing for who may read the metrics.
+
+    :raises Refusal: 404, as if there were nothing.
+    """
+    readers: Readers = request.app.state.metrics_for
+    by_proxy = any(name in request.headers for name in _OF_PROXIES)
+    is_local = request.client is not None and is_loopback(request.client.host) and not by_proxy
+    if readers == "none" or (readers == "local" and not is_local):
+        raise plain_refusal(404)
+
+
+page = APIRouter(route_class=StrictRoute)
+
+
+async def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+@page.get("/metrics", include_in_schema=False, dependencies=[Depends(no_parameters), Depends(check_reader)])
+async def metrics(counted: Annotated[Metrics, Depends(_metrics)]) -> Response:
+    """Return all metrics as text."""
+    return Response(written(counted.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
