@@ -41,6 +41,7 @@ Outcome = Literal["new", "changed", "unchanged", "refused"]
 MOST_WAITING = 512
 """Papers that may wait to be encoded; a second's to half a minute's work, by machine and length."""
 _PAPERS_PER_GROUP = 128
+_BATCH_TOKENS = 512  # a tenth of a second on two cores: queries wait for the batch that is being encoded
 _STRAYS_PER_READ = 256
 
 
@@ -327,7 +328,7 @@ def _fresh(additions: Sequence[Addition], outcomes: Sequence[Mapping[int, Outcom
 
 def _encoded(library: Library, encoder: Encoder, number: int, papers: Sequence[Paper]) -> list[Embedding]:
     """Return the embeddings that these papers' texts still lack."""
-    with EncodingLine(library, encoder, number) as line:
+    with EncodingLine(library, encoder, number, _BATCH_TOKENS) as line:
         batches = [*line.put(papers), *line.rest()]
     return [embedding for batch in batches for embedding in batch.embeddings]
 

@@ -39,14 +39,18 @@ class _Underway(NamedTuple):
 class EncodingLine:
     """Papers go in, batches ready to be committed come out; a context manager, because it owns a thread."""
 
-    def __init__(self, library: Library, encoder: Encoder, number: int) -> None:
-        """Encode what the library lacks of this encoder, which it knows under `number`."""
+    def __init__(self, library: Library, encoder: Encoder, number: int, batch_tokens: int | None = None) -> None:
+        """Encode what the library lacks of this encoder, which it knows under `number`.
+
+        :param batch_tokens: how many tokens one batch may hold, padding included; defaults to what the encoder likes.
+        """
         self.encoder_calls = 0
         self.encoded = 0
         self.truncated = 0
         self._library = library
         self._encoder = encoder
         self._number = number
+        self._batch_tokens = batch_tokens
         self._gathered: list[Paper] = []
         self._underway: deque[_Underway] = deque()
         self._digests_underway: set[bytes] = set()
@@ -111,10 +115,11 @@ class EncodingLine:
         if not texts:
             return []
         tokenised = zip(texts, self._encoder.tokenise(list(texts.values())), strict=True)
+        most = self._batch_tokens or self._encoder.batch_tokens
         batches: list[dict[bytes, Tokenised]] = [{}]
         for digest, tokens in sorted(tokenised, key=lambda pair: len(pair[1].ids)):
             padded = (len(batches[-1]) + 1) * len(tokens.ids)
-            if batches[-1] and (padded > self._encoder.batch_tokens or len(batches[-1]) == _MOST_TEXTS):
+            if batches[-1] and (padded > most or len(batches[-1]) == _MOST_TEXTS):
                 batches.append({})
             batches[-1][digest] = tokens
         return batches
