@@ -25,7 +25,6 @@ from measuring import counting, index_facts, keep
 
 from semsearch import Page, Paper, Searcher, parse_filter, search
 from semsearch.evaluate import TESTS
-from semsearch.evidence import QueryTerms
 from semsearch.filters import Filter, escape_label
 from semsearch.generation import Generation
 from semsearch.lexical import LexicalIndex
@@ -208,7 +207,9 @@ def parts_timed(searcher: Searcher, clock: Clock) -> Iterator[None]:
         "ids of ties": [(Generation, ("ids_at",))],
         "folding": [(Works, ("best_of_each", "versions_of", "first_of_each"))],
         "papers": [(Library, ("versions_at",))],
-        "evidence": [(search, ("explain", "spellings")), (QueryTerms, ("weigh",))],
+        "titles": [(Generation, ("titled", "title_words_at")), (LexicalIndex, ("in_titles",))],
+        "weak": [(search, ("is_weak",))],
+        "evidence": [(search, ("explain",)), (Searcher, ("_terms_of",))],
         "facets": [(Generation, ("facets",))],
     }
     with ExitStack() as patches:
