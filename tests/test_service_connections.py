@@ -24,6 +24,7 @@ from test_service import eventually, fake_app, publish, running_app
 
 from semsearch.service import Limits, connections
 from semsearch.service.connections import Crowd
+from semsearch.service.server import listen
 
 SHORT = Limits(head_seconds=0.5, body_seconds=0.5, reading_seconds=0.5, idle_seconds=0.5)
 ASK = b"GET /search?q=finding3 HTTP/1.1\r\nHost: x\r\n"
@@ -394,3 +395,10 @@ def test_the_service_manager_is_told(index: Path, tmp_path: Path) -> None:
                 pass
             assert said == b"STOPPING=1"
             assert service.wait(10) == -signal.SIGTERM
+
+
+def test_an_answer_is_sent_at_once() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
