@@ -6,7 +6,8 @@ index folder:
 
     library.db                 the truth
     CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
-    LOCK, REINDEX              held by the one publisher, and for the whole of a reindex
+    LOCK, REINDEX, MERGE       held by the one publisher, and for the whole of a reindex or of a merge
+    merging/                   a segment that is being merged from several
     generations/000042/        manifest.json  tombstones.npy  works.npy  lexical/  segments/000041/
                                and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy
     networks/                  int8 networks calibrated on these papers, if int8 was asked for
@@ -27,7 +28,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import xxhash
@@ -119,6 +120,16 @@ class IndexFolder:
         return self.path / "REINDEX"
 
     @property
+    def merge_lock(self) -> Path:
+        """The lock file held during a merge of segments."""
+        return self.path / "MERGE"
+
+    @property
+    def merging(self) -> Path:
+        """The folder of a segment that is being merged."""
+        return self.path / "merging"
+
+    @property
     def generations(self) -> Path:
         """The folder of all generations."""
         return self.path / "generations"
@@ -173,6 +184,7 @@ class Segment:
 
 _VECTORS, _SEQS, _COLUMNS, _TRAITS = "vectors.faiss", "seqs.npy", "columns.npy", "traits.npy"
 _SEGMENT_FILES = (_VECTORS, _SEQS, _COLUMNS, _TRAITS)
+_MERGED = "merged"
 _TOMBSTONES, _WORKS, _LEXICAL, _MANIFEST = "tombstones.npy", "works.npy", "lexical", "manifest.json"
 
 
@@ -290,11 +302,7 @@ class Generation:
 
     def rows_of(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each of these versions, -1 for those that have no row; dead rows are given too."""
-        rows = np.full(len(seqs), -1, dtype=np.int64)
-        for start, segment in zip(self.starts, self.segments, strict=False):
-            local = np.minimum(np.searchsorted(segment.seqs, seqs), segment.rows - 1)
-            rows = np.where(segment.seqs[local] == seqs, local + start, rows)
-        return rows
+        return _rows_in(self.segments, seqs)
 
     def is_live(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of these rows, -1 for none, can be found, shape (n,)."""
@@ -365,7 +373,52 @@ class Draft:
     weak_below: Callable[[Generation], WeakBelow | None] = lambda generation: None
 
 
-def publish(folder: IndexFolder, draft: Draft) -> Generation:
+@dataclass(frozen=True, slots=True)
+class MergedSegment:
+    """A segment that stands ready in a folder of its own, to replace those of these names, which are neighbours."""
+
+    replaces: tuple[str, ...]
+    folder: Path
+    record: SegmentRecord
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def write(cls, folder: Path, draft: Draft, replaces: tuple[str, ...]) -> Self:
+        """Write the rows that a draft adds into `folder`, which is made here."""
+        (folder / "segments").mkdir(parents=True)
+        record, files = _write_segment(folder, _MERGED, draft)
+        _check_written(folder, files)
+        return cls(replaces, folder, record, files)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeDraft:
+    """What a new generation shall be that holds just what its parent does, in fewer segments."""
+
+    parent: Generation
+    merged: MergedSegment
+
+    @property
+    def first(self) -> int | None:
+        """The position in the parent of the first segment that is replaced; None if the merged one does not fit.
+
+        So it is when others have been merged, or rows have come back to life, since it was begun.
+        """
+        names = [segment.name for segment in self.parent.segments]
+        replaces = list(self.merged.replaces)
+        if replaces[0] not in names:
+            return None
+        first = names.index(replaces[0])
+        last = first + len(replaces)
+        if names[first:last] != replaces:
+            return None
+        rows = np.arange(self.parent.starts[first], self.parent.starts[last])
+        live = self.parent.seqs_at(rows[self.parent.live[rows]])
+        written = _load_array(self.merged.folder / "segments" / _MERGED / _SEQS)
+        return first if np.isin(live, written).all() else None
+
+
+def publish(folder: IndexFolder, draft: Draft | MergeDraft) -> Generation:
     """Write, verify and publish a new generation; return it open. The caller holds the publish lock.
 
     Each step only follows when the one before is on the disk; whatever fails, the live generation stays as it is.
@@ -377,10 +430,14 @@ def publish(folder: IndexFolder, draft: Draft) -> Generation:
     number = max([*folder.published(), *_quarantined(folder)], default=0) + 1
     target = folder.generation(number)
     temporary = target.with_suffix(".tmp")
-    _check_space(folder, draft)
+    if isinstance(draft, Draft):
+        check_space(folder, draft)
     (temporary / "segments").mkdir(parents=True)
     try:
-        generation = _write(temporary, number, draft)
+        if isinstance(draft, Draft):
+            generation = _write(temporary, number, draft)
+        else:
+            generation = _write_merge(temporary, number, draft)
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -396,7 +453,8 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
     files: dict[str, FileRecord] = {}
     segments = list(draft.kept)
     for segment in draft.kept:
-        files |= _link_segment(temporary, segment.name, draft)
+        assert draft.parent is not None, "kept segments come from a parent"
+        files |= _link_segment(temporary, segment.name, draft.parent)
     pairs = _kept_pairs(draft)
     if draft.added_rows:
         name = f"{number:06d}"
@@ -406,13 +464,7 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         segments.append(Segment(temporary / "segments" / name, record))
         pairs = np.concatenate([pairs, _new_pairs(segments)])
     lexical, written = _write_lexical(temporary, draft)
-    files |= written
-    written = {
-        _TOMBSTONES: _write_array(temporary / _TOMBSTONES, draft.tombstones),
-        _WORKS: _write_array(temporary / _WORKS, pairs),
-    }
-    _check_written(temporary, written)
-    files |= written
+    files |= written | _write_row_lists(temporary, draft.tombstones, pairs)
     rows = sum(segment.rows for segment in segments)
     manifest = Manifest(
         generation=number,
@@ -430,21 +482,82 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
     generation = Generation(manifest, (number, ""), segments, draft.tombstones, pairs, lexical)
     canaries = _canaries(generation, draft)
     generation.manifest = replace(manifest, canaries=canaries, weak_below=draft.weak_below(generation))
+    return _named(temporary, generation)
+
+
+def _named(temporary: Path, generation: Generation) -> Generation:
+    """Bring all to the disk, the manifest last; return the generation as CURRENT may name it."""
     sync_tree(temporary)
-    generation.name = number, write_file(temporary / _MANIFEST, generation.manifest.to_bytes()).sha256
+    manifest = write_file(temporary / _MANIFEST, generation.manifest.to_bytes())
+    generation.name = generation.manifest.generation, manifest.sha256
     sync_folder(temporary)
     return generation
 
 
-def _link_segment(temporary: Path, name: str, draft: Draft) -> dict[str, FileRecord]:
-    assert draft.parent is not None, "kept segments come from a parent"
-    source = temporary.parent / f"{draft.parent.manifest.generation:06d}"
+def _write_merge(temporary: Path, number: int, draft: MergeDraft) -> Generation:
+    """Write the parent with the merged segment in its place; only numbers of rows change."""
+    parent, merged, first, name = draft.parent, draft.merged, draft.first, f"{number:06d}"
+    assert first is not None, "that was looked at"
+    files = {file: record for file, record in parent.manifest.files.items() if file.startswith(f"{_LEXICAL}/")}
+    (temporary / _LEXICAL).mkdir()
+    for file, record in files.items():
+        _link_or_copy(_folder_of(parent, temporary) / file, temporary / file, record)
+    before, after = parent.segments[:first], parent.segments[first + len(merged.replaces) :]
+    for segment in (*before, *after):
+        files |= _link_segment(temporary, segment.name, parent)
+    (merged.folder / "segments" / _MERGED).rename(temporary / "segments" / name)
+    files |= {file.replace(f"/{_MERGED}/", f"/{name}/"): record for file, record in merged.files.items()}
+    segments = [*before, Segment(temporary / "segments" / name, replace(merged.record, name=name)), *after]
+    tombstones = np.sort(_rows_in(segments, parent.seqs_at(parent.tombstones)))
+    pairs = np.sort(_rows_in(segments, parent.seqs_at(parent.work_pairs.ravel())).reshape(-1, 2), axis=1)
+    tombstones, pairs = tombstones[tombstones >= 0], pairs[pairs[:, 0] >= 0]
+    files |= _write_row_lists(temporary, tombstones, pairs)
+    manifest = replace(
+        parent.manifest,
+        generation=number,
+        parent=parent.manifest.generation,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=sum(segment.rows for segment in segments),
+        segments=tuple(SegmentRecord(segment.name, segment.rows) for segment in segments),
+        files=files,
+    )
+    generation = Generation(manifest, (number, ""), segments, tombstones, pairs, parent.lexical)
+    for canary in manifest.canaries:
+        _check_canary(generation, canary)
+    return _named(temporary, generation)
+
+
+def _rows_in(segments: Sequence[Segment], seqs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the row of each of these versions in segments laid end to end, -1 for those that have none."""
+    rows = np.full(len(seqs), -1, dtype=np.int64)
+    start = 0
+    for segment in segments:
+        local = np.minimum(np.searchsorted(segment.seqs, seqs), segment.rows - 1)
+        rows = np.where(segment.seqs[local] == seqs, local + start, rows)
+        start += segment.rows
+    return rows
+
+
+def _write_row_lists(temporary: Path, tombstones: NDArray[np.int64], pairs: NDArray[np.int64]) -> dict[str, FileRecord]:
+    written = {
+        _TOMBSTONES: _write_array(temporary / _TOMBSTONES, tombstones),
+        _WORKS: _write_array(temporary / _WORKS, pairs),
+    }
+    _check_written(temporary, written)
+    return written
+
+
+def _folder_of(generation: Generation, temporary: Path) -> Path:
+    return temporary.parent / f"{generation.manifest.generation:06d}"
+
+
+def _link_segment(temporary: Path, name: str, parent: Generation) -> dict[str, FileRecord]:
     (temporary / "segments" / name).mkdir()
     linked: dict[str, FileRecord] = {}
     for file in _SEGMENT_FILES:
         relative = f"segments/{name}/{file}"
-        linked[relative] = draft.parent.manifest.files[relative]
-        _link_or_copy(source / relative, temporary / relative, linked[relative])
+        linked[relative] = parent.manifest.files[relative]
+        _link_or_copy(_folder_of(parent, temporary) / relative, temporary / relative, linked[relative])
     return linked
 
 
@@ -528,7 +641,7 @@ def _write_lexical(temporary: Path, draft: Draft) -> tuple[LexicalIndex, dict[st
     if parent is None:
         index = write_lexical(written, None, draft.papers(), ())
     else:
-        source = temporary.parent / f"{parent.manifest.generation:06d}" / _LEXICAL
+        source = _folder_of(parent, temporary) / _LEXICAL
         index = write_lexical(written, source, draft.newly_found(), draft.unfound)
     folder = written.rename(temporary / _LEXICAL)  # a thread of tantivy's may look there once more, and leaves a lock
     for lock in folder.glob("*.lock"):
@@ -569,7 +682,11 @@ def _check_written(temporary: Path, files: dict[str, FileRecord]) -> None:
             raise SemsearchError(f"{temporary / name} {difference} right after it was written; check the disk")
 
 
-def _check_space(folder: IndexFolder, draft: Draft) -> None:
+def check_space(folder: IndexFolder, draft: Draft) -> None:
+    """Do nothing if the disk has room for what the draft adds.
+
+    :raises SemsearchError: if not.
+    """
     needed = draft.added_rows * (4 * draft.encoder.dimension + _BYTES_PER_PAPER) + 8 * len(draft.tombstones)
     needed += _SPARE_BYTES
     free = shutil.disk_usage(folder.path).free

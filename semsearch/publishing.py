@@ -24,7 +24,7 @@ from semsearch.weakness import is_due, measured
 logger = logging.getLogger(__name__)
 
 _PAPERS_PER_BLOCK = 1_000
-_PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
+PUBLISH_WAIT_SECONDS = 120.0  # longer than any publish; a reindex waits for one that only replays
 
 
 def publish_pending(
@@ -54,7 +54,7 @@ def publish_pending(
     :raises LibraryDamageError: if a row that is needed is damaged, or if the live generation was made from another
         state of the library than one that it went through.
     """
-    with exclusive_lock(folder.publish_lock, "publish", _PUBLISH_WAIT_SECONDS):
+    with exclusive_lock(folder.publish_lock, "publish", PUBLISH_WAIT_SECONDS):
         if parent is None or current_generation(folder) != parent.name:
             parent = _opened(folder, parent)
         if parent:
@@ -213,7 +213,21 @@ def _changed_rows(library: Library, parent: Generation, last_seq: int) -> tuple[
 def _segments_to_keep(
     parent: Generation, dead: NDArray[np.int64], added: int, most_merged: int | None
 ) -> tuple[Segment, ...]:
-    """Return the parent's leading segments that the next generation takes over; the rest joins its new segment.
+    """Return the parent's leading segments that the next generation takes over; the rest joins its new segment."""
+    rows = [segment.rows for segment in parent.segments]
+    return parent.segments[: first_to_merge(rows, alive_in_each(parent, dead), added, most_merged)]
+
+
+def alive_in_each(generation: Generation, dead: NDArray[np.int64]) -> list[int]:
+    """Return how many rows of each segment are not among these, which are ascending."""
+    return [
+        segment.rows - int(np.searchsorted(dead, start + segment.rows) - np.searchsorted(dead, start))
+        for start, segment in zip(generation.starts, generation.segments, strict=False)
+    ]
+
+
+def first_to_merge(rows: Sequence[int], alive: Sequence[int], added: int, most_merged: int | None = None) -> int:
+    """Return the position of the first segment that is merged with `added` rows, the number of segments if none is.
 
     The rule: going from the newest segment to the oldest, one with fewer than twice the rows gathered so far is merged
     with them, and one of which more than half is dead is rewritten with all that follow. So every segment has at least
@@ -221,11 +235,6 @@ def _segments_to_keep(
     a half times the segment that it rewrites, so additions alone rewrite a row at most log1.5(n) times. No more than
     `most_merged` rows are rewritten at once, those of the newest segments first.
     """
-    rows = [segment.rows for segment in parent.segments]
-    alive = [
-        count - int(np.searchsorted(dead, start + count) - np.searchsorted(dead, start))
-        for start, count in zip(parent.starts, rows, strict=False)
-    ]
     kept = len(rows)
     gathered = added
     for position in reversed(range(len(rows))):
@@ -234,4 +243,4 @@ def _segments_to_keep(
         if 2 * alive[position] < rows[position] or (alive[position] < 2 * gathered and position == kept - 1):
             kept = position
             gathered = sum(alive[kept:]) + added
-    return parent.segments[:kept]
+    return kept

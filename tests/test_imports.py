@@ -34,6 +34,7 @@ WALK = [
     "ranking",
     "weakness",
     "publishing",
+    "merging",
     "reindex",
     "evidence",
     "search",

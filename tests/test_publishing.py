@@ -401,7 +401,7 @@ def test_a_log_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_second_publisher_is_turned_away(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semsearch.publishing._PUBLISH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("semsearch.publishing.PUBLISH_WAIT_SECONDS", 0.05)
     shelf.add([make_paper(1)])
     with (
         exclusive_lock(shelf.folder.publish_lock, "test"),

@@ -42,6 +42,7 @@ from semsearch.papers import Paper
 from semsearch.reindex import Import, update_index
 from semsearch.service import Admin, Limits
 from semsearch.service.answers import AdditionAnswer, DeletionAnswer
+from semsearch.service.merges import Merges
 from semsearch.verify import problems
 
 TOKEN = "correct-horse-battery-staple"
@@ -445,6 +446,81 @@ def test_searches_see_whole_states_while_papers_come_and_go(index: Path) -> None
     assert len(states) > 4
     assert max(waits) < 10, "a second on a machine with nothing else to do"
     assert list(problems(IndexFolder(index))) == []
+
+
+# Merges
+
+
+def rows_of_segments(index: Path) -> list[int]:
+    return [segment.rows for segment in open_current(IndexFolder(index)).segments]
+
+
+def test_segments_are_merged_while_papers_come(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semsearch.service.live._MOST_MERGED", 4)
+    monkeypatch.setattr("semsearch.service.live._PUBLISH_SECONDS", 0.0)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    with service(index, admin=ADMIN) as client:
+        for number in range(6):
+            accepted(post(client, *(record(10 * number + each) for each in range(5))))
+            eventually(lambda: client.get(f"/papers/new{10 * number}").status_code == 200)  # noqa: B023
+        eventually(lambda: rows_of_segments(index)[0] > len(PAPERS), seconds=60)
+        accepted(post(client, record(100)))
+        eventually(lambda: client.get("/papers/new100").status_code == 200)
+        assert state(client) == (200, "none")
+        assert client.get("/stats").json()["papers"] == len(PAPERS) + 31
+    assert list(problems(IndexFolder(index))) == []
+
+
+class Process:
+    """Stands in for a merge in a process of its own."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+        self.ended = False
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def terminate(self) -> None:
+        self.ended = True
+
+    def wait(self) -> None:
+        assert self.ended
+
+
+def test_one_merge_is_begun_at_a_time_and_a_failed_one_not_at_once_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def run(arguments: Sequence[str]) -> Any:
+        assert list(arguments) == ["merge", "--index", "somewhere", "--spare", "7"]
+        begun.append(Process(None))
+        return begun[-1]
+
+    monkeypatch.setattr("semsearch.service.merges.due_merge", lambda generation, spared: generation or None)
+    merges = Merges(Path("somewhere"), 7, run)
+    nothing: Any = None
+    much: Any = (0, 2)
+    merges.consider(nothing)
+    assert begun == []
+    merges.consider(much)
+    merges.consider(much)
+    assert len(begun) == 1
+    begun[0].status = 0
+    merges.consider(much)
+    assert len(begun) == 2
+    begun[1].status = 1
+    merges.consider(much)
+    assert len(begun) == 2
+    monkeypatch.setattr("semsearch.service.merges._RETRY_SECONDS", 0)
+    merges = Merges(Path("somewhere"), 7, run)
+    merges.consider(much)
+    begun[-1].status = 1
+    merges.consider(much)
+    assert len(begun) == 4
+    merges.stop()
+    assert begun[-1].ended
 
 
 # Other processes

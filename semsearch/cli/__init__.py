@@ -6,7 +6,7 @@ terminal.py     what several commands print: JSON, progress
 changing.py     index, delete, purge
 asking.py       search, related
 answers.py      an answer as text for people
-keeping.py      serve, stats, verify
+keeping.py      serve, stats, merge, verify
 evaluating.py   eval
 ```
 
@@ -22,7 +22,7 @@ from semsearch import __version__
 from semsearch.cli.asking import related, search
 from semsearch.cli.changing import delete, index, purge
 from semsearch.cli.evaluating import evaluate
-from semsearch.cli.keeping import serve, stats, verify
+from semsearch.cli.keeping import merge, serve, stats, verify
 from semsearch.cli.terminal import INTERRUPTED
 from semsearch.errors import SemsearchError
 
@@ -67,5 +67,5 @@ def cli(verbose: bool) -> None:
     logging.getLogger("semsearch").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-for _command in (index, search, related, serve, stats, verify, evaluate, delete, purge):
+for _command in (index, search, related, serve, stats, merge, verify, evaluate, delete, purge):
     cli.add_command(_command)

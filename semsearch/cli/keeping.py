@@ -1,4 +1,4 @@
-"""How is an index served, and how is it? `serve`, `stats`, `verify`."""
+"""How is an index served, and how is it? `serve`, `stats`, `merge`, `verify`."""
 
 import os
 from contextlib import suppress
@@ -9,7 +9,9 @@ from typing import Literal
 import click
 
 from semsearch.cli.options import device_option, index_option, json_option
-from semsearch.cli.terminal import print_json
+from semsearch.cli.terminal import print_json, say
+
+_PATIENCE = 10  # a merge lets everything else go first
 
 
 @click.command()
@@ -143,6 +145,32 @@ def stats(index: Path, as_json: bool) -> None:
     click.echo(f"on disk     {disk_bytes / 1e6:,.1f} MB")
     if pending:
         click.echo(f"pending     {pending:,} changes are not searchable yet; publish them with: {folder.command}")
+
+
+@click.command()
+@index_option
+@click.option(
+    "--spare",
+    type=click.IntRange(0),
+    default=0,
+    metavar="ROWS",
+    help="Leave the newest segments alone that have so many rows together.  [default: 0]",
+)
+@json_option
+def merge(index: Path, spare: int, as_json: bool) -> None:
+    """Merge small segments into large ones, where there are many. `index` and `serve` see to that by themselves."""
+    from semsearch.generation import IndexFolder
+    from semsearch.merging import merge_segments
+
+    with suppress(OSError):
+        os.nice(_PATIENCE)
+    generation = merge_segments(IndexFolder(index), spare)
+    if generation is None:
+        say({"merged": False}, as_json, "nothing to merge")
+        return
+    number, rows = generation.manifest.generation, [segment.rows for segment in generation.segments]
+    result = {"merged": True, "generation": number, "segments": rows}
+    say(result, as_json, f"generation {number} has segments of {', '.join(f'{count:,}' for count in rows)} rows")
 
 
 @click.command()

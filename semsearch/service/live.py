@@ -34,6 +34,7 @@ from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.search import Searcher
+from semsearch.service.merges import Merges
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class LiveSearcher:
         self._find_model = find_model
         self._load_encoder = load_encoder
         self._poll_seconds = poll_seconds
+        self._merges = Merges(folder.path, _MOST_MERGED)
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
@@ -187,6 +189,7 @@ class LiveSearcher:
         self._stopping.set()
         self._woken.set()
         self._thread.join(_STOP_SECONDS)
+        self._merges.stop()
         if self._thread.is_alive():
             return  # it is loading an encoder or publishing, and the end of the process may cut both short
         for library in self._libraries:
@@ -243,6 +246,7 @@ class LiveSearcher:
         if generation is not searcher.generation:
             self._swap(library, generation)
         self._seen = generation.name
+        self._merges.consider(generation)
         return self._settled(library, generation, "none")
 
     def _open(self, named: tuple[int, str] | None, is_dirty: bool) -> bool:
