@@ -8,6 +8,7 @@ import resource
 import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -437,6 +438,30 @@ def test_an_older_format_is_made_anew_and_not_called_damage(
     with pytest.raises(NoGenerationError, match=r"generation 4: tombstones.* generation 3: it has format 1"):
         open_current(folder)
     assert_answers(healed(folder), base.states[3])
+
+
+def test_of_many_generations_in_quick_succession_one_a_minute_is_kept(folder: IndexFolder, base: Base) -> None:
+    now = time.time()
+    this_minute = now - now % 60
+    ages = {
+        4: this_minute - 20 * 60,  # older than a quarter of an hour
+        5: this_minute - 5 * 60 + 10,
+        6: this_minute - 5 * 60 + 50,  # the last of its minute
+        7: this_minute - 3 * 60 + 1,
+        8: now - 30,
+        9: now - 29,
+        10: now - 2,
+        11: now - 1,
+    }
+    for number in (1, 2):
+        shutil.rmtree(folder.generation(number))
+    folder.generation(3).rename(folder.generation(4))
+    for number in range(5, 12):
+        clone(folder.generation(4), folder.generation(number))
+    for number, published in ages.items():
+        os.utime(folder.generation(number), (published, published))
+    room._remove_old(folder, 11)
+    assert folder.published() == [11, 10, 9, 8, 7, 6]
 
 
 def test_old_formats_are_removed_like_all_that_is_old(folder: IndexFolder) -> None:

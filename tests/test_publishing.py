@@ -47,6 +47,7 @@ from semsearch.errors import (
     GenerationDamageError,
     IndexBusyError,
     LibraryDamageError,
+    NoGenerationError,
     NotEncodedError,
     SemsearchError,
 )
@@ -278,6 +279,16 @@ def test_a_work_falls_apart_when_the_paper_that_held_it_together_goes_and_comes_
     assert {frozenset({1}), frozenset({2})} <= works_of(apart)
     shelf.delete(["p6"], "two")
     assert frozenset({1, 2, 5}) in works_of(shelf.publish())
+
+
+def test_without_a_space_that_of_the_live_generation_is_meant(shelf: Shelf) -> None:
+    shelf.add([make_paper(1)])
+    with pytest.raises(NoGenerationError, match=r"no generation in .* can be extended; make one with: semsearch index"):
+        publish_pending(shelf.folder, shelf.library, None)
+    shelf.publish()
+    shelf.add([make_paper(2)])
+    assert publish_pending(shelf.folder, shelf.library, None).manifest.encoder == SPEC
+    assert_answers(open_current(shelf.folder), shelf.oracle.vectors())
 
 
 def test_purged_papers_are_no_obstacle(shelf: Shelf) -> None:
@@ -667,6 +678,37 @@ def test_one_paper_at_a_time_makes_few_segments_and_rewrites_little(shelf: Shelf
     assert written <= count * (math.log2(count) + 1)
     assert_answers(opened, shelf.oracle.vectors())
     assert len(list((shelf.folder.generation(count) / "lexical").glob("*.idx"))) < 16, "tantivy merges too"
+
+
+def test_a_publish_rewrites_no_more_rows_than_it_may(shelf: Shelf) -> None:
+    shelf.add([make_paper(number) for number in range(100)])
+    shelf.publish()
+    sizes = []
+    for number in range(100, 120):
+        shelf.add([make_paper(number)])
+        opened = publish_pending(shelf.folder, shelf.library, SPEC, most_merged=5)
+        sizes.append(rows_of_segments(opened))
+    assert sizes[4:8] == [[100, 4, 1], [100, 4, 2], [100, 4, 2, 1], [100, 4, 4]]
+    assert sizes[-1] == [100, 4, 4, 4, 4, 4]
+    assert_answers(opened, shelf.oracle.vectors())
+    assert rows_of_segments(shelf.publish()) == sizes[-1], "nothing is new"
+    shelf.add([make_paper(number) for number in range(120, 123)])
+    assert rows_of_segments(shelf.publish()) == [100, 23]
+
+
+def test_what_comes_behind_a_seq_is_left_for_later(shelf: Shelf) -> None:
+    shelf.add([make_paper(number) for number in range(4)])
+    shelf.publish()
+    shelf.add([make_paper(4), make_paper(1, words="changed")])
+    seen = shelf.oracle.vectors()
+    up_to = shelf.library.last_seq()
+    shelf.add([make_paper(5), make_paper(1, words="changed again"), make_paper(2, words="changed")])
+    shelf.delete(["p4"])
+    opened = publish_pending(shelf.folder, shelf.library, SPEC, up_to=up_to)
+    assert opened.manifest.last_seq == up_to
+    assert_answers(opened, seen)
+    assert publish_pending(shelf.folder, shelf.library, SPEC, up_to=up_to - 1).name == opened.name
+    assert_answers(shelf.publish(), shelf.oracle.vectors())
 
 
 def test_dead_rows_are_dropped_once_they_are_most_of_a_segment(shelf: Shelf) -> None:
