@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from semsearch import Page, Searcher
 
-_EACH = Page(collapse="none")
+_EACH = Page(collapse="none", approximate=False)
 _QUERY = "how do word meanings change over time"
 
 

@@ -9,7 +9,8 @@ index folder:
     LOCK, REINDEX, MERGE       held by the one publisher, and for the whole of a reindex or of a merge
     merging/                   a segment that is being merged from several
     generations/000042/        manifest.json  tombstones.npy  works.npy  lexical/  segments/000041/
-                               and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy
+                               and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy, in a large one
+                               lists.faiss
     networks/                  int8 networks calibrated on these papers, if int8 was asked for
     quarantine/                damaged generations are moved here, never deleted
 """
@@ -61,7 +62,7 @@ from semsearch.lexical import LexicalIndex, write_lexical
 from semsearch.manifest import Canary, Manifest, SegmentRecord, WeakBelow
 from semsearch.papers import Paper
 from semsearch.traits import read_traits, write_traits
-from semsearch.vectors import Vectors, write_vectors
+from semsearch.vectors import LISTS_FROM, Flat, Lists, Selection, Vectors, tuned, write_lists, write_vectors
 from semsearch.works import Works, pairs_between, pairs_within
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ _BYTES_PER_PAPER = 1_500  # besides its vector: words 500, traits 200, columns 1
 _CANARIES = 4
 _CANARY_DEPTH = 10
 _CANARY_TOLERANCE = 1e-5
+_MISSING_IF_APPROXIMATE = 2  # another version of FAISS may estimate a little differently
 _NOT_DAMAGE = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR),
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # of the folder for temporary files, which opening needs
@@ -171,7 +173,9 @@ class Segment:
         """Map the segment's files, whose digests must have been checked."""
         self.name = record.name
         self.rows = record.rows
-        self.vectors = Vectors(folder / _VECTORS)
+        self.record = record
+        lists = folder / _LISTS if record.probing else None
+        self.vectors = Vectors(folder / _VECTORS, lists, record.probing)
         self.seqs: NDArray[np.int64] = _load_array(folder / _SEQS, "r")
         self.columns = Columns(folder / _COLUMNS)
         self.traits = read_traits(folder / _TRAITS)
@@ -180,10 +184,14 @@ class Segment:
             raise GenerationDamageError(
                 f"segment {record.name} has {found} vectors, seqs, columns and traits, not {record.rows} of each"
             )
+        if record.probing and self.vectors.rows_in_lists != record.rows:
+            raise GenerationDamageError(
+                f"segment {record.name} has {self.vectors.rows_in_lists} rows in lists, not {record.rows}"
+            )
 
 
 _VECTORS, _SEQS, _COLUMNS, _TRAITS = "vectors.faiss", "seqs.npy", "columns.npy", "traits.npy"
-_SEGMENT_FILES = (_VECTORS, _SEQS, _COLUMNS, _TRAITS)
+_LISTS = "lists.faiss"  # in large segments only
 _MERGED = "merged"
 _TOMBSTONES, _WORKS, _LEXICAL, _MANIFEST = "tombstones.npy", "works.npy", "lexical", "manifest.json"
 
@@ -239,11 +247,17 @@ class Generation:
         return self.manifest.papers
 
     def nearest(
-        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.bool_] | None = None,
+        *,
+        exact: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the scores and rows of the k best live rows per query, both (n_queries, <= k), best first.
 
         :param allowed: which rows may be found, dead ones not among them, shape (rows,); None allows all live ones.
+        :param exact: look at all of them, however many they are.
         """
         k = min(k, self.papers if allowed is None else int(np.count_nonzero(allowed)))
         if k == 0:
@@ -251,26 +265,27 @@ class Generation:
             return np.empty(empty, dtype=np.float32), np.empty(empty, dtype=np.int64)
         found = []
         for start, segment, alive in zip(self.starts, self.segments, self._alive, strict=False):
-            among = alive if allowed is None else allowed[start : start + segment.rows]
-            if among is None or among.any():
-                scores, rows = segment.vectors.nearest(queries, min(k, segment.rows), among)
+            among = alive if allowed is None else Selection(allowed[start : start + segment.rows])
+            if among is None or among.count:
+                scores, rows = segment.vectors.nearest(queries, min(k, segment.rows), among, exact=exact)
                 found.append((scores, np.where(rows < 0, -1, rows + start)))
         scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def nearest_to(
-        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None, *, exact: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return what `nearest` does for one query; where all live rows are allowed, callers share one scan."""
-        if allowed is None:
+        """Return what `nearest` does for one query; where all live rows are looked at, callers share one scan."""
+        if allowed is None and (exact or not self.manifest.approximate):
             scores, rows = self._scan((query, k))
         else:
-            (scores,), (rows,) = self.nearest(query[None, :], k, allowed)
+            (scores,), (rows,) = self.nearest(query[None, :], k, allowed, exact=exact)
         return scores[:k], rows[:k]
 
     def _scan_together(self, asked: Sequence[_Scan]) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        scores, rows = self.nearest(np.stack([query for query, _ in asked]), max(k for _, k in asked))
+        queries = np.stack([query for query, _ in asked])
+        scores, rows = self.nearest(queries, max(k for _, k in asked), exact=True)
         return list(zip(scores, rows, strict=True))
 
     def vectors_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -336,13 +351,13 @@ class Generation:
         return gathered
 
 
-def _alive(start: int, rows: int, tombstones: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+def _alive(start: int, rows: int, tombstones: NDArray[np.int64]) -> Selection | None:
     dead = tombstones[(tombstones >= start) & (tombstones < start + rows)] - start
     if not dead.size:
         return None
     alive = np.ones(rows, dtype=np.bool_)
     alive[dead] = False
-    return alive
+    return Selection(alive)
 
 
 # Publishing
@@ -475,7 +490,7 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         last_seq=draft.last_seq,
         last_change=draft.last_change,
         encoder=draft.encoder,
-        segments=tuple(SegmentRecord(segment.name, segment.rows) for segment in segments),
+        segments=tuple(segment.record for segment in segments),
         files=files,
         canaries=(),
     )
@@ -518,11 +533,13 @@ def _write_merge(temporary: Path, number: int, draft: MergeDraft) -> Generation:
         parent=parent.manifest.generation,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=sum(segment.rows for segment in segments),
-        segments=tuple(SegmentRecord(segment.name, segment.rows) for segment in segments),
+        segments=tuple(segment.record for segment in segments),
         files=files,
     )
     generation = Generation(manifest, (number, ""), segments, tombstones, pairs, parent.lexical)
-    for canary in manifest.canaries:
+    if merged.record.probing:  # which nearly, but not quite, finds what other lists did
+        generation.manifest = replace(manifest, canaries=tuple(_make_canaries(generation)))
+    for canary in generation.manifest.canaries:
         _check_canary(generation, canary)
     return _named(temporary, generation)
 
@@ -553,11 +570,10 @@ def _folder_of(generation: Generation, temporary: Path) -> Path:
 
 def _link_segment(temporary: Path, name: str, parent: Generation) -> dict[str, FileRecord]:
     (temporary / "segments" / name).mkdir()
-    linked: dict[str, FileRecord] = {}
-    for file in _SEGMENT_FILES:
-        relative = f"segments/{name}/{file}"
-        linked[relative] = parent.manifest.files[relative]
-        _link_or_copy(_folder_of(parent, temporary) / relative, temporary / relative, linked[relative])
+    folder = f"segments/{name}/"
+    linked = {file: record for file, record in parent.manifest.files.items() if file.startswith(folder)}
+    for file, record in linked.items():
+        _link_or_copy(_folder_of(parent, temporary) / file, temporary / file, record)
     return linked
 
 
@@ -612,7 +628,18 @@ def _write_segment(temporary: Path, name: str, draft: Draft) -> tuple[SegmentRec
         _COLUMNS: columns.record,
         _TRAITS: traits.record,
     }
-    return SegmentRecord(name, rows), {f"segments/{name}/{file}": record for file, record in records.items()}
+    probing = None
+    if rows >= LISTS_FROM:
+        flat = Flat(folder / _VECTORS)
+        with CheckedWriter(folder / _LISTS) as lists:
+            write_lists(flat, lists.write)
+        records[_LISTS] = lists.record
+        probing = tuned(flat, Lists(folder / _LISTS))
+        logger.info(
+            "segment %s: %d lists are looked through, recall@10 %.4f", name, probing.probes, probing.recall_at_10
+        )
+    files = {f"segments/{name}/{file}": record for file, record in records.items()}
+    return SegmentRecord(name, rows, probing), files
 
 
 def _kept_pairs(draft: Draft) -> NDArray[np.int64]:
@@ -766,11 +793,15 @@ def _canary_answer(generation: Generation, vector: NDArray[np.float32]) -> tuple
 
 def _check_canary(generation: Generation, canary: Canary) -> None:
     seqs, scores = _canary_answer(generation, _vector_of(canary))
-    if len(scores) != len(canary.scores) or not np.allclose(scores, canary.scores, rtol=0, atol=_CANARY_TOLERANCE):
+    known, found = (dict(zip(*answer, strict=True)) for answer in ((canary.seqs, canary.scores), (seqs, scores)))
+    worst = canary.scores[-1] + 2 * _CANARY_TOLERANCE  # what ties with the last place may change places with it
+    missing = [seq for seq, score in known.items() if score > worst and seq not in found]
+    other = [seq for seq in known.keys() & found.keys() if abs(known[seq] - found[seq]) > _CANARY_TOLERANCE]
+    if not generation.manifest.approximate and not np.allclose(scores, canary.scores, rtol=0, atol=_CANARY_TOLERANCE):
+        other = list(known)
+    if len(scores) != len(canary.scores) or other:
         raise GenerationDamageError("a canary query gets other scores than when it was published")
-    cutoff = canary.scores[-1] + 2 * _CANARY_TOLERANCE  # what ties with the last place may change places with it
-    certain = {seq for seq, score in zip(canary.seqs, canary.scores, strict=True) if score > cutoff}
-    if not certain <= set(seqs):
+    if len(missing) > (_MISSING_IF_APPROXIMATE if generation.manifest.approximate else 0):
         raise GenerationDamageError("a canary query gets other papers than when it was published")
 
 

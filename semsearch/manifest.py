@@ -15,17 +15,19 @@ from semsearch.lexical import RECIPE as LEXICAL_RECIPE
 from semsearch.papers import TEXT_RECIPE
 from semsearch.traits import RECIPE as TRAITS_RECIPE
 from semsearch.vectors import RECIPE as VECTORS_RECIPE
+from semsearch.vectors import Probing
 from semsearch.works import RECIPE as WORKS_RECIPE
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentRecord:
-    """One segment as its manifest tells it."""
+    """One segment as its manifest tells it; `probing` is None where it has no lists, and every answer is exact."""
 
     name: str
     rows: int
+    probing: Probing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,21 @@ class Manifest:
     lexical_recipe: str = LEXICAL_RECIPE
     traits_recipe: str = TRAITS_RECIPE
     works_recipe: str = WORKS_RECIPE
-    approximate: bool = False
-    recall_at_10: float = 1.0
     weak_below: WeakBelow | None = None
     format_version: int = FORMAT_VERSION
+
+    @property
+    def approximate(self) -> bool:
+        """Whether some of its segments are searched by way of lists."""
+        return any(segment.probing for segment in self.segments)
+
+    @property
+    def recall_at_10(self) -> float:
+        """Which part of the ten nearest rows is found: the mean over the rows of what was measured of each segment."""
+        found = sum(
+            segment.rows * (segment.probing.recall_at_10 if segment.probing else 1) for segment in self.segments
+        )
+        return round(found / self.rows, 4) if self.rows else 1.0
 
     @property
     def is_extendable(self) -> bool:
@@ -121,7 +134,7 @@ def _manifest_from(body: dict[str, Any]) -> Manifest:
         **body
         | {
             "encoder": EncoderSpec(**body["encoder"]),
-            "segments": tuple(SegmentRecord(**segment) for segment in body["segments"]),
+            "segments": tuple(_segment_from(segment) for segment in body["segments"]),
             "weak_below": WeakBelow(**body["weak_below"]) if body.get("weak_below") else None,
             "files": {name: FileRecord(**record) for name, record in body["files"].items()},
             "canaries": tuple(
@@ -129,3 +142,10 @@ def _manifest_from(body: dict[str, Any]) -> Manifest:
             ),
         }
     )
+
+
+def _segment_from(body: dict[str, Any]) -> SegmentRecord:
+    probing = body.get("probing")
+    if probing:
+        probing = Probing(**probing | {"shares": tuple((part, share) for part, share in probing["shares"])})
+    return SegmentRecord(body["name"], body["rows"], probing)

@@ -51,13 +51,14 @@ class Question:
     """What a ranking is made for: a vector for the dense leg, words for the lexical one, or both.
 
     `allowed`, of shape (rows,), are the rows that may be found, None for all live ones. `titled` are live rows whose
-    title the question is; where both legs are asked, they come first.
+    title the question is; where both legs are asked, they come first. `exact` has the dense leg look at all rows.
     """
 
     vector: NDArray[np.float32] | None
     words: LexicalQuery | None
     allowed: NDArray[np.bool_] | None = None
     titled: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    exact: bool = False
 
     @property
     def mode(self) -> Mode:
@@ -94,6 +95,7 @@ class Ranker:
         self._vector = question.vector
         self._query = question.words
         self._allowed = question.allowed
+        self._exact = question.exact
         titled = question.titled if question.mode == "hybrid" else question.titled[:0]
         self._titled = titled if question.allowed is None else titled[question.allowed[titled]]
 
@@ -175,7 +177,7 @@ class Ranker:
         wanted = min(window, available)
         fetch = wanted + _SPARE_ROWS
         while wanted:
-            scores, rows = self._generation.nearest_to(vector, fetch, self._allowed)
+            scores, rows = self._generation.nearest_to(vector, fetch, self._allowed, exact=self._exact)
             if len(rows) >= available or scores[-1] < scores[wanted - 1] - _TIE_MARGIN:
                 cosines = _cosines(vector, self._generation.vectors_at(rows).astype(np.float64))
                 best: Rows = rows[self._order(rows, cosines)][:wanted]

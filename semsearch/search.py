@@ -84,7 +84,8 @@ class Answer:
     """The hits of one page and what they were chosen from.
 
     `total` works (papers, if nothing is folded) could be hits, or at least so many if not `total_is_exact`. `took_ms`
-    is the time in milliseconds with the query's encoding, `recall_at_10` is measured against exact search. `facets`
+    is the time in milliseconds with the query's encoding. `approximate` says that not all vectors were looked at, which
+    finds `recall_at_10` of the ten nearest, measured when the index was made; lists decide nothing by words. `facets`
     count what `total` counts, and are None if not asked for. `weak` says that nothing in the index is a good answer; it
     is None where that is not known: for papers like others, by words alone, and in a small index.
     """
@@ -115,6 +116,8 @@ class Page:
     collapse: Collapse = "work"
     facet_values: int = 0
     """How many values each facet tells; 0 for no facets."""
+    approximate: bool = True
+    """Whether large segments may be searched by way of lists; else every vector is looked at."""
 
     def __post_init__(self) -> None:
         """Refuse a page that reaches too far."""
@@ -183,7 +186,7 @@ class Searcher:
         :raises ValueError: if the query is blank, too long or not text.
         """
         started = time.perf_counter()
-        asked, question = self._question(query, mode, page.where)
+        asked, question = self._question(query, mode, page.where, exact=not page.approximate)
         return self._answer(question, asked.text, page, started, asked)
 
     def ranked(self, query: str, mode: Mode = "hybrid", where: Filter = EVERY_PAPER) -> list[str]:
@@ -215,7 +218,8 @@ class Searcher:
         words = LexicalQuery.of_text(self._texts_of(liked))
         rows = self.generation.rows_of(np.concatenate([liked, avoided])).tolist()
         named = np.concatenate([self.generation.works.versions_of(row) for row in rows])
-        question = Question(vector, words, self._allowed(page.where, words, named.tolist()))
+        allowed = self._allowed(page.where, words, named.tolist())
+        question = Question(vector, words, allowed, exact=not page.approximate)
         return self._answer(question, words.text, page, started)
 
     def related_to_text(self, title: str, abstract: str, page: Page = Page()) -> Answer:
@@ -227,7 +231,8 @@ class Searcher:
         text = clean_query(f"{title} {abstract}".strip())
         vector = self._passage_vector(text)
         words = LexicalQuery.of_text(text)
-        return self._answer(Question(vector, words, self._allowed(page.where, words)), text, page, started)
+        question = Question(vector, words, self._allowed(page.where, words), exact=not page.approximate)
+        return self._answer(question, text, page, started)
 
     def paper(self, paper_id: str) -> Paper:
         """Return the paper with this id, in whatever spelling.
@@ -283,7 +288,7 @@ class Searcher:
         versions = [seq for paper_id in paper_ids for seq in self.library.versions_of(paper_id)]
         return self.generation.rows_of(np.array(versions, dtype=np.int64))
 
-    def _question(self, query: str, mode: Mode, where: Filter) -> tuple[LexicalQuery, Question]:
+    def _question(self, query: str, mode: Mode, where: Filter, *, exact: bool = False) -> tuple[LexicalQuery, Question]:
         """Return what a query asks for, as it was read and as it is ranked.
 
         What is the title of a paper is read as nothing else, whatever signs it holds.
@@ -294,7 +299,7 @@ class Searcher:
         subject = asked.text if mode != "lexical" else ""
         vector = self._query_vector(subject) if subject else None
         words = asked if mode != "dense" or vector is None else None
-        return asked, Question(vector, words, self._allowed(where, asked), titled)
+        return asked, Question(vector, words, self._allowed(where, asked), titled, exact)
 
     @stage("encode")
     def _query_vector(self, text: str) -> NDArray[np.float32]:
@@ -347,6 +352,7 @@ class Searcher:
             among[ranking.rows[list(places)]] = True
         total = int(np.count_nonzero(among))
         facets = self._facets(among, page.facet_values) if page.facet_values else None
+        approximate = manifest.approximate and page.approximate and question.vector is not None
         return Answer(
             hits=hits,
             total=total,
@@ -355,8 +361,8 @@ class Searcher:
             mode=question.mode,
             generation=manifest.generation,
             model=manifest.encoder.name,
-            approximate=manifest.approximate,
-            recall_at_10=manifest.recall_at_10,
+            approximate=approximate,
+            recall_at_10=manifest.recall_at_10 if approximate else 1.0,
             facets=facets,
             weak=is_weak(generation, asked, question.mode, ranking) if asked else None,
         )

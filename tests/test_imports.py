@@ -47,7 +47,7 @@ WALK = [
 
 # Heavy or peculiar libraries, and the only place that may import each.
 HOMES = {
-    "faiss": "vectors.py",
+    "faiss": "vectors/",
     "tantivy": "lexical.py",
     "torch": "encoders/",
     "sentence_transformers": "encoders/reference.py",

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from storage import unit_rows
 
-from semsearch.vectors import Vectors, write_vectors
+from semsearch.vectors import Flat, Selection, Vectors, write_vectors
 
 ROWS, DIMENSION = 203, 24
 
@@ -57,7 +57,7 @@ def test_only_allowed_rows_are_found_and_the_rest_is_minus_one(
     rng = np.random.default_rng(3)
     allowed = rng.random(ROWS) < share
     queries = unit_rows(rng, 5, DIMENSION)
-    scores, rows = Vectors(path).nearest(queries, 30, allowed)
+    scores, rows = Vectors(path).nearest(queries, 30, Selection(allowed))
     expected_scores, expected_rows = brute_force(matrix, queries, 30, allowed)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
@@ -67,7 +67,7 @@ def test_the_first_and_the_last_row_alone(path: Path, matrix: NDArray[np.float32
     for row in (0, 7, 8, ROWS - 1):  # around the borders of the selector's bytes
         allowed = np.zeros(ROWS, dtype=np.bool_)
         allowed[row] = True
-        scores, rows = Vectors(path).nearest(matrix[[row]], 3, allowed)
+        scores, rows = Vectors(path).nearest(matrix[[row]], 3, Selection(allowed))
         assert rows.tolist() == [[row, -1, -1]]
         assert scores[0, 0] == pytest.approx(1, abs=1e-6)
         assert np.isneginf(scores[0, 1:]).all()
@@ -82,11 +82,11 @@ def test_more_asked_for_than_there_are(path: Path) -> None:
 
 def test_the_mapped_file_can_not_be_written_through_it(path: Path) -> None:
     before = path.read_bytes()
-    vectors = Vectors(path)
+    vectors, flat = Vectors(path), Flat(path)
     copy = vectors.at(np.array([3]))
     copy[:] = 0
     with pytest.raises(ValueError, match="read-only"):
-        vectors._matrix[3] = 0
+        flat.matrix[3] = 0
     assert vectors.at(np.array([3])).any()
     assert path.read_bytes() == before
 

@@ -63,6 +63,7 @@ class PageOptions:
     offset: int
     collapse: bool
     facets: int
+    exact: bool
     conditions: tuple[tuple[str, str], ...]
 
     def page(self) -> "Page":
@@ -74,7 +75,9 @@ class PageOptions:
         from semsearch.search import Page
 
         where = parse_filter(self.conditions)
-        return Page(self.limit, self.offset, where, "work" if self.collapse else "none", self.facets)
+        return Page(
+            self.limit, self.offset, where, "work" if self.collapse else "none", self.facets, approximate=not self.exact
+        )
 
 
 def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,6 +90,7 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         offset: int,
         no_collapse: bool,
         facets: int,
+        exact: bool,
         has_doi: bool | None,
         paper_id: tuple[str, ...],
         **options: Any,
@@ -94,7 +98,7 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         conditions = [(name, value) for name in _FILTERS for value in options.pop(name)]
         conditions += [] if has_doi is None else [("has_doi", str(has_doi).lower())]
         conditions += [("ids", "|".join(paper_id))] if paper_id else []
-        page = PageOptions(limit, offset, not no_collapse, facets, tuple(conditions))
+        page = PageOptions(limit, offset, not no_collapse, facets, exact, tuple(conditions))
         return command(page_options=page, **options)
 
     added = [
@@ -109,6 +113,7 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--has-doi/--no-doi", default=None, help="With a DOI, or without one."),
         click.option("--id", "paper_id", multiple=True, metavar="ID", help="Among these papers; may be repeated."),
         click.option("--no-collapse", is_flag=True, help="Show every version of a work as a hit of its own."),
+        click.option("--exact", is_flag=True, help="Look at every vector, however large the index is."),
         click.option(
             "--facets",
             type=click.IntRange(0, 100),

@@ -49,7 +49,7 @@ def turn_to(live: LiveSearcher, searcher: Searcher, asked: Asked | PageQuery, *s
     :param subject: JSON values that say what is asked, besides filters and folding.
     :raises Refusal: 422 for a cursor of another question, 410 for one whose generation is gone.
     """
-    question = json.dumps([*subject, asked.collapse, repr(asked.where)])
+    question = json.dumps([*subject, asked.collapse, repr(asked.where), asked.approximate])
     offset = asked.offset
     if asked.cursor is not None:
         generation, offset, identity, digest = _unpacked(asked)
@@ -62,7 +62,8 @@ def turn_to(live: LiveSearcher, searcher: Searcher, asked: Asked | PageQuery, *s
     if offset + asked.limit > MAX_WINDOW:
         msg = f"this page would end beyond rank {MAX_WINDOW:,}; lower the limit"
         raise Refusal(422, msg, loc=[asked.SENT_IN, "limit"])
-    return Turn(searcher, Page(asked.limit, offset, asked.where, asked.collapse, asked.facets), question)
+    page = Page(asked.limit, offset, asked.where, asked.collapse, asked.facets, asked.approximate)
+    return Turn(searcher, page, question)
 
 
 def _unpacked(asked: Asked | PageQuery) -> tuple[int, int, bytes, bytes]:

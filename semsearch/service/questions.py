@@ -30,6 +30,7 @@ MAX_BATCH = 500
 MAX_FACET_VALUES = 100
 MAX_CURSOR_CHARACTERS = 64
 _DIGITS = re.compile(r"[0-9]{1,9}")
+_BOOLEANS: dict[str, bool] = {"true": True, "false": False}
 _FILTER_ERROR = re.compile(r"(?:.*: (?P<reason>[^'\"]*)\. |.*)Write for example (?P<example>.*)", re.DOTALL)
 
 
@@ -41,6 +42,11 @@ def _spoken(text: str) -> str:
 def _integer_from(value: object) -> object:
     """Return the integer that a query parameter spells in plain digits; leave anything else to be refused."""
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+
+
+def _boolean_from(value: object) -> object:
+    """Return what a query parameter says with true or false; leave anything else to be refused."""
+    return _BOOLEANS.get(value, value) if isinstance(value, str) else value
 
 
 def _listed(value: object) -> object:
@@ -141,6 +147,9 @@ class Asked(_Filtered):
         description="how many values to tell of each facet: of which years, categories, venues and sources the papers "
         "are that could be results",
     )
+    approximate: bool = Field(
+        default=True, description="false: look at every vector, also where an index is so large that some would do"
+    )
 
     @model_validator(mode="after")
     def _within_window(self) -> "Asked":
@@ -161,6 +170,7 @@ class _AskedInQuery(_AskedOfSome):
     SENT_IN = "query"
 
     _digits = field_validator("limit", "offset", "facets", mode="before")(_integer_from)
+    _booleans = field_validator("approximate", mode="before")(_boolean_from)
 
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS), AfterValidator(_spoken)]
@@ -272,6 +282,7 @@ class PageQuery(_Filtered):
     SENT_IN = "query"
     limit: ClassVar[int] = DEFAULT_LIMIT
     facets: ClassVar[int] = 6
+    approximate: ClassVar[bool] = True
 
     q: Text | None = None
     related: Identifier | None = None

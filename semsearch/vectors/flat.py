@@ -1,6 +1,6 @@
-"""Which stored vectors are nearest to a query?
+"""Which rows of a segment are nearest to a query, when all of them are looked at?
 
-Exact inner product over unit vectors, so a score is a cosine and higher is better. The only file that imports faiss.
+Every vector is stored as it is, so what comes back is exact, and rows found otherwise are scored by it again.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,12 +10,15 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-RECIPE = "Flat,inner-product,float32"
+from semsearch.vectors.selection import Selection
 
 _MATRIX_QUERIES = 20
 """From so many queries on, FAISS multiplies matrices, which several threads share well. Below, a scan waits for memory
 more than it computes, and requests that come at once have threads of their own: one thread is faster than two."""
 _THREADS = faiss.omp_get_max_threads()
+
+_SPARSE = 1 / 16
+"""Where fewer rows are allowed, they are looked up one by one; else FAISS walks over all rows and skips the others."""
 
 
 def write_vectors(
@@ -55,7 +58,7 @@ def _header(rows: int, dimension: int) -> bytes:
     return bytes(empty)
 
 
-class Vectors:
+class Flat:
     """The vectors of one segment, mapped read-only from their file."""
 
     def __init__(self, path: Path) -> None:
@@ -64,27 +67,39 @@ class Vectors:
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
         flat = faiss.rev_swig_ptr(self._index.get_xb(), self.rows * self.dimension)  # type: ignore[attr-defined]
-        self._matrix: NDArray[np.float32] = flat.reshape(self.rows, self.dimension)
-        self._matrix.flags.writeable = False
+        self.matrix: NDArray[np.float32] = flat.reshape(self.rows, self.dimension)
+        """All vectors, shape (rows, dimension); it is gone with this object, so keep that, too."""
+        self.matrix.flags.writeable = False
 
-    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return a copy of the vectors at these rows, shape (n, dimension)."""
-        return self._matrix[rows]
+    def scores_of(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the inner products of the query, of shape (dimension,), and these rows, shape (n,)."""
+        scores = np.empty(len(rows), dtype=np.float32)
+        rows, query = np.ascontiguousarray(rows), np.ascontiguousarray(query)
+        arrays = (faiss.swig_ptr(array) for array in (scores, query, self.matrix, rows))
+        faiss.fvec_inner_products_by_idx(*arrays, self.dimension, 1, len(rows))  # type: ignore[attr-defined]
+        return scores
 
     def nearest(
-        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+        self, queries: NDArray[np.float32], k: int, allowed: Selection | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the scores and rows of the k best allowed rows per query, both of shape (n_queries, k), best first.
 
-        Where fewer than k rows are allowed, the rest has row -1 and score -inf. `allowed` has shape (rows,); None
-        allows all.
+        Where fewer than k rows are allowed, the rest has row -1 and score -inf. None allows all.
         """
-        parameters = None
-        if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg,arg-type]  # its stubs know only C pointers
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        if allowed is not None and allowed.share < _SPARSE:
+            found = [best(allowed.rows, self.scores_of(allowed.rows, query), k) for query in queries]
+            return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
+        parameters = faiss.SearchParameters(sel=allowed.selector) if allowed else None  # type: ignore[call-arg]
         faiss.omp_set_num_threads(_THREADS if len(queries) >= _MATRIX_QUERIES else 1)  # of this Python thread alone
         scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=parameters)
         scores[rows < 0] = -np.inf
         return scores, rows
+
+
+def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the k best of these scores and their rows, best first, filled up with -inf and -1; both of shape (k,)."""
+    best_scores, best_rows = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int64)
+    places = np.argpartition(-scores, k - 1)[:k] if 0 < k < len(scores) else np.arange(len(scores))
+    places = places[np.argsort(-scores[places], kind="stable")]
+    best_scores[: len(places)], best_rows[: len(places)] = scores[places], rows[places]
+    return best_scores, best_rows

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Compare ways to find the nearest vectors as their number grows: looking at all of them, lists, a graph.
+
+scripts/benchmark_vectors.py FOLDER --sizes 10000 100000 1000000
+
+The vectors are those of the index in FOLDER. More than it has are made from them: a vector plus 0.4 times the
+difference of two of its 30 nearest, so that what is new lies where papers lie, and among as many neighbours. Questions
+are papers that are kept out, and titles. One question is asked at a time, of one thread.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from measuring import index_facts, keep, stopwatch
+from numpy.typing import NDArray
+
+from semsearch import Searcher
+from semsearch.vectors import Flat, Lists, Probing, Vectors, tuned, write_lists, write_vectors
+
+Matrix = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+_QUESTIONS = 1_000
+_TIMED = 300
+_DEPTH, _WINDOW = 10, 1_016
+_STEP, _NEIGHBOURS = 0.4, 30
+_BLOCK = 50_000
+_GRAPH_EFFORTS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_RESIDENT_QUESTIONS = 10_000
+
+
+def main() -> None:
+    """Run the measurements and keep their result."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("index", type=Path)
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    arguments.add_argument("--graph-up-to", type=int, default=0, metavar="ROWS", help="also build HNSW graphs so large")
+    arguments.add_argument("--resident", choices=["flat", "lists"], help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.resident:
+        print(json.dumps(_resident_after_questions(options.index, options.resident)))
+        return
+    with Searcher.open(options.index) as searcher:
+        facts = index_facts(searcher.generation)
+        papers, questions = _material(searcher)
+    with tempfile.TemporaryDirectory() as scratch:
+        grown = _Grown(papers, Path(scratch))
+        sizes = [_measured(grown.of(rows), questions, Path(scratch), options.graph_up_to) for rows in options.sizes]
+        for size in sizes:
+            size["recombined"] = max(0, size["rows"] - len(papers))
+    keep("vectors", {"index": facts, "real_vectors": len(papers), "sizes": sizes}, [])
+
+
+def _material(searcher: Searcher) -> tuple[Matrix, dict[str, Matrix]]:
+    """Return the vectors to search, in random order, and the questions of each kind."""
+    generation, generator = searcher.generation, np.random.default_rng(0)
+    rows = generator.permutation(np.flatnonzero(generation.live))
+    held_out, rest = rows[:_QUESTIONS], rows[_QUESTIONS:]
+    versions = searcher.library.versions_at(generation.seqs_at(np.sort(rest[:_QUESTIONS])).tolist())
+    titles = [version.paper.title or version.paper.abstract[:100] for version in versions.values()]
+    questions = {"papers": generation.vectors_at(held_out), "titles": searcher.encoder.encode_queries(titles)}
+    return generation.vectors_at(rest), questions
+
+
+class _Grown:
+    """The vectors of papers, and as many more made from them as are asked for."""
+
+    def __init__(self, papers: Matrix, scratch: Path) -> None:
+        self._papers = papers
+        self._folder = scratch
+        self._neighbours: Rows | None = None
+
+    def of(self, rows: int) -> Matrix:
+        if rows <= len(self._papers):
+            return self._papers[:rows]
+        grown = np.lib.format.open_memmap(self._folder / "grown.npy", "w+", np.float32, (rows, self._papers.shape[1]))
+        grown[: len(self._papers)] = self._papers
+        generator = np.random.default_rng(1)
+        for start in range(len(self._papers), rows, _BLOCK):
+            grown[start : start + _BLOCK] = self._made(min(_BLOCK, rows - start), generator)
+        return grown
+
+    def _made(self, count: int, generator: np.random.Generator) -> Matrix:
+        if self._neighbours is None:
+            self._neighbours = _neighbours(self._papers, self._folder)
+        rows = generator.integers(0, len(self._papers), count)
+        one, other = (self._neighbours[rows, generator.integers(0, _NEIGHBOURS, count)] for _ in range(2))
+        made = self._papers[rows] + _STEP * (self._papers[one] - self._papers[other])
+        unit: Matrix = made / np.linalg.norm(made, axis=1, keepdims=True)
+        return unit
+
+
+def _neighbours(papers: Matrix, folder: Path) -> Rows:
+    """Return nearly the nearest rows of each row."""
+    vectors, _ = _written(papers, folder)
+    found = [vectors.nearest(paper[None, :], _NEIGHBOURS + 1)[1][0][1:] for paper in papers]
+    return np.stack(found)
+
+
+def _written(matrix: Matrix, folder: Path) -> tuple[Vectors, dict[str, Any]]:
+    """Return the vectors as a segment has them, and what it took to write them."""
+    flat, lists = folder / "vectors.faiss", folder / "lists.faiss"
+    with flat.open("wb") as file:
+        write_vectors(_blocks(matrix), len(matrix), matrix.shape[1], file.write)
+    with stopwatch() as making, lists.open("wb") as file:
+        write_lists(Flat(flat), file.write)
+    with stopwatch() as tuning:
+        probing = tuned(Flat(flat), Lists(lists))
+    (folder / "probing.json").write_text(json.dumps(asdict(probing)))
+    facts = {
+        "lists": Lists(lists).count,
+        "making_seconds": round(making.seconds, 1),
+        "tuning_seconds": round(tuning.seconds, 1),
+        "bytes_per_vector": round(lists.stat().st_size / len(matrix), 1),
+        "probing": asdict(probing),
+    }
+    return Vectors(flat, lists, probing), facts
+
+
+def _blocks(matrix: Matrix) -> Iterator[Matrix]:
+    for start in range(0, len(matrix), _BLOCK):
+        yield matrix[start : start + _BLOCK]
+
+
+def _measured(matrix: Matrix, questions: dict[str, Matrix], folder: Path, graph_up_to: int) -> dict[str, Any]:
+    print(f"{len(matrix):,} vectors", file=sys.stderr)
+    vectors, facts = _written(matrix, folder)
+    exact = {kind: vectors.nearest(asked, _WINDOW, exact=True) for kind, asked in questions.items()}
+    true = {kind: rows[:, :_DEPTH] for kind, (_, rows) in exact.items()}
+    asked = questions["papers"]
+    memory = matrix if len(matrix) <= _BLOCK else np.ascontiguousarray(matrix)
+    result: dict[str, Any] = {
+        "rows": len(matrix),
+        "mean_cosine_of_neighbour": {
+            kind: {str(place): round(float(scores[:, place - 1].mean()), 4) for place in (1, 10, 100, 1_000)}
+            for kind, (scores, _) in exact.items()
+        },
+        "numpy": {"milliseconds": _milliseconds(lambda query: np.argpartition(-(memory @ query), _DEPTH), asked[:50])},
+        "flat": {
+            "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH, exact=True), asked[:50])
+        },
+        "lists": facts,
+    }
+    for kind, some in questions.items():
+        result["lists"][kind] = {
+            "recall_at_10": _recall(vectors.nearest(some, _DEPTH)[1], true[kind]),
+            "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH), some[:_TIMED]),
+            "milliseconds_window": _milliseconds(lambda query: vectors.nearest(query[None, :], _WINDOW), some[:_TIMED]),
+        }
+    result["times_flat"] = round(result["flat"]["milliseconds"] / result["lists"]["papers"]["milliseconds"], 1)
+    result["resident_bytes_per_vector"] = {way: _resident(folder, way, len(matrix)) for way in ("flat", "lists")}
+    if len(matrix) <= graph_up_to:
+        result["graph"] = _graph(memory, questions, true)
+    return result
+
+
+def _graph(matrix: Matrix, questions: dict[str, Matrix], true: dict[str, Rows]) -> dict[str, Any]:
+    """Return what HNSW with 32 links and float16 takes for a recall of 0.99."""
+    index = faiss.index_factory(matrix.shape[1], "HNSW32,SQfp16", faiss.METRIC_INNER_PRODUCT)
+    with stopwatch() as making:
+        index.train(matrix[:_BLOCK])
+        index.add(matrix)
+    graph: dict[str, Any] = {"making_seconds": round(making.seconds, 1)}
+    for kind, asked in questions.items():
+        for effort in _GRAPH_EFFORTS:
+            parameters = faiss.SearchParametersHNSW(efSearch=effort)  # type: ignore[attr-defined]
+            recall = _recall(index.search(asked, _DEPTH, params=parameters)[1], true[kind])
+            if recall >= 0.99 or effort == _GRAPH_EFFORTS[-1]:
+                ask = partial(_asked, index, parameters)
+                graph[kind] = {
+                    "effort": effort,
+                    "recall_at_10": recall,
+                    "milliseconds": _milliseconds(ask, asked[:_TIMED]),
+                }
+                break
+    return graph
+
+
+def _asked(index: faiss.Index, parameters: faiss.SearchParameters, query: Matrix) -> object:
+    return index.search(query[None, :], _DEPTH, params=parameters)
+
+
+def _milliseconds(ask: Callable[[Matrix], object], questions: Matrix) -> float:
+    """Return the median time of one question."""
+    faiss.omp_set_num_threads(1)
+    for question in questions[:10]:
+        ask(question)
+    took = []
+    for question in questions:
+        started = time.perf_counter()
+        ask(question)
+        took.append(time.perf_counter() - started)
+    return round(1_000 * float(np.median(took)), 3)
+
+
+def _recall(found: Rows, true: Rows) -> float:
+    met = [len(np.intersect1d(some, best)) / len(best) for some, best in zip(found, true, strict=True)]
+    return round(float(np.mean(met)), 4)
+
+
+def _resident(folder: Path, way: str, rows: int) -> float:
+    """Return how much more memory a new process holds after 10,000 questions, mapped pages among it, in bytes a row."""
+    command = [sys.executable, __file__, str(folder), "--resident", way]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return round(int(done.stdout) / rows, 1)
+
+
+def _resident_after_questions(folder: Path, way: str) -> int:
+    probing = json.loads((folder / "probing.json").read_text())
+    probing["shares"] = tuple((part, share) for part, share in probing["shares"])
+    generator = np.random.default_rng(2)
+    before = _held()
+    vectors = Vectors(folder / "vectors.faiss", folder / "lists.faiss", Probing(**probing))
+    for row in generator.integers(0, vectors.rows, 200 if way == "flat" else _RESIDENT_QUESTIONS):
+        vectors.nearest(vectors.at(np.array([row])), _DEPTH, exact=way == "flat")
+    return _held() - before
+
+
+def _held() -> int:
+    """Return the resident memory of this process in bytes, mapped files among it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("the system does not tell how much memory a process holds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Rows found by way of lists: only allowed ones, always as many as asked for, and nearly always the best."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from storage import unit_rows
+
+from semsearch.vectors import Flat, Lists, Probing, Selection, Vectors, tuned, write_lists, write_vectors
+from semsearch.vectors import nearest as nearest_module
+from semsearch.vectors.flat import best
+
+ROWS, DIMENSION = 12_000, 32
+
+
+@pytest.fixture(scope="module")
+def matrix() -> NDArray[np.float32]:
+    """Rows in 60 clouds, as papers lie in fields."""
+    rng = np.random.default_rng(11)
+    centres = unit_rows(rng, 60, DIMENSION)
+    rows = centres[rng.integers(0, 60, ROWS)] + 0.12 * rng.standard_normal((ROWS, DIMENSION))
+    unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory, matrix: NDArray[np.float32]) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("lists")
+    with (folder / "vectors.faiss").open("wb") as file:
+        write_vectors([matrix], ROWS, DIMENSION, file.write)
+    with (folder / "lists.faiss").open("wb") as file:
+        write_lists(Flat(folder / "vectors.faiss"), file.write)
+    return folder / "vectors.faiss", folder / "lists.faiss"
+
+
+@pytest.fixture(scope="module")
+def probing(paths: tuple[Path, Path]) -> Probing:
+    return tuned(Flat(paths[0]), Lists(paths[1]))
+
+
+@pytest.fixture
+def vectors(paths: tuple[Path, Path], probing: Probing, monkeypatch: pytest.MonkeyPatch) -> Vectors:
+    monkeypatch.setattr(nearest_module, "_FEW_ROWS", 50)
+    return Vectors(*paths, probing)
+
+
+def true_rows(
+    matrix: NDArray[np.float32], queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    scores = queries.astype(np.float64) @ matrix.T.astype(np.float64)
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    return np.argsort(-scores, axis=1)[:, :k]
+
+
+def recall(found: NDArray[np.int64], true: NDArray[np.int64]) -> float:
+    return float(np.mean([len(np.intersect1d(some, best)) / len(best) for some, best in zip(found, true, strict=True)]))
+
+
+def test_every_row_is_in_the_list_of_its_nearest_centroid(
+    paths: tuple[Path, Path], matrix: NDArray[np.float32]
+) -> None:
+    lists = Lists(paths[1])
+    assert (lists.rows, lists.count) == (ROWS, 219)
+    np.testing.assert_array_equal(lists.list_of_row, np.argmax(matrix @ lists.centroids.T, axis=1))
+
+
+def test_lists_are_looked_through_from_the_nearest_centroid_on(
+    paths: tuple[Path, Path], matrix: NDArray[np.float32]
+) -> None:
+    lists = Lists(paths[1])
+    for query in unit_rows(np.random.default_rng(1), 5, DIMENSION):
+        order = lists.ranked(query)[0]
+        for probes in (1, 3, 20):
+            expected = np.flatnonzero(np.isin(lists.list_of_row, order[:probes]))
+            np.testing.assert_array_equal(np.sort(lists.candidates(query, ROWS, probes)), expected)
+
+
+def test_what_was_tuned_keeps_its_promise(
+    paths: tuple[Path, Path], vectors: Vectors, matrix: NDArray[np.float32], probing: Probing
+) -> None:
+    assert probing.recall_at_10 >= 0.98
+    assert probing.probes < 219, "or there would be nothing approximate about it"
+    queries = matrix[::40] + matrix[7::40][: len(matrix[::40])]
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    _, rows = vectors.nearest(queries, 10)
+    assert recall(rows, true_rows(matrix, queries, 10)) >= 0.98
+    _, few = Vectors(*paths, Probing(1, ((1.0, 1 / 219),), 0.0, 1.0)).nearest(queries, 10)
+    assert recall(few, true_rows(matrix, queries, 10)) < 0.9, "the lists do decide what is found"
+
+
+@pytest.mark.parametrize("part", [0.9, 0.4, 0.1, 0.02])
+def test_under_a_filter_recall_holds_and_nothing_leaks(
+    vectors: Vectors, matrix: NDArray[np.float32], part: float
+) -> None:
+    rng = np.random.default_rng(5)
+    allowed = rng.random(ROWS) < part
+    queries = matrix[rng.integers(0, ROWS, 100)]
+    scores, rows = vectors.nearest(queries, 10, Selection(allowed))
+    assert allowed[rows].all()
+    assert recall(rows, true_rows(matrix, queries, 10, allowed)) >= 0.95
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, matrix[rows]), atol=1e-5)
+
+
+def test_a_filter_that_stands_far_from_the_question(
+    paths: tuple[Path, Path], vectors: Vectors, matrix: NDArray[np.float32]
+) -> None:
+    """All that is allowed lies on the other side: a fixed number of lists would find none of it."""
+    lists, queries = Lists(paths[1]), matrix[:20]
+    found, true = [], []
+    for query in queries:
+        allowed = np.isin(lists.list_of_row, lists.ranked(query)[0][-60:])
+        found.append(vectors.nearest(query[None, :], 10, Selection(allowed))[1][0])
+        true.append(true_rows(matrix, query[None, :], 10, allowed)[0])
+        assert allowed[found[-1]].all()
+    assert recall(np.stack(found), np.stack(true)) >= 0.5  # with a fixed share of the allowed rows it is 0.2
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), part=st.sampled_from([0.0, 0.0005, 0.01, 0.2, 0.7, 1.0]), k=st.integers(1, 2_000))
+def test_k_rows_whenever_k_are_allowed(
+    paths: tuple[Path, Path], probing: Probing, seed: int, part: float, k: int
+) -> None:
+    allowed = np.random.default_rng(seed).random(ROWS) < part
+    query = unit_rows(np.random.default_rng(seed), 1, DIMENSION)
+    scores, rows = Vectors(*paths, probing).nearest(query, k, Selection(allowed))
+    found = rows[0][rows[0] >= 0]
+    assert len(found) == len(set(found.tolist())) == min(k, np.count_nonzero(allowed))
+    assert allowed[found].all()
+    assert (np.diff(scores[0][: len(found)]) <= 0).all()
+    assert np.isneginf(scores[0][len(found) :]).all()
+
+
+def test_exact_is_exact_and_small_selections_are_too(vectors: Vectors, matrix: NDArray[np.float32]) -> None:
+    queries = unit_rows(np.random.default_rng(9), 40, DIMENSION)
+    _, rows = vectors.nearest(queries, 20, exact=True)
+    np.testing.assert_array_equal(rows, true_rows(matrix, queries, 20))
+    allowed = np.zeros(ROWS, dtype=np.bool_)
+    allowed[np.random.default_rng(2).choice(ROWS, 50, replace=False)] = True
+    _, rows = vectors.nearest(queries, 20, Selection(allowed))
+    np.testing.assert_array_equal(rows, true_rows(matrix, queries, 20, allowed))
+
+
+def test_alone_and_together_questions_get_the_same(vectors: Vectors, matrix: NDArray[np.float32]) -> None:
+    together = vectors.nearest(matrix[:50], 30)
+    for position in range(50):
+        scores, rows = vectors.nearest(matrix[[position]], 30)
+        np.testing.assert_array_equal(rows[0], together[1][position])
+        np.testing.assert_array_equal(scores[0], together[0][position])
+
+
+def test_best_of_scores() -> None:
+    rows, scores = np.array([5, 6, 7, 8]), np.array([0.1, 0.4, 0.3, 0.4], dtype=np.float32)
+    assert [array.tolist() for array in best(rows, scores, 3)] == [pytest.approx([0.4, 0.4, 0.3]), [6, 8, 7]]
+    assert best(rows, scores, 6)[1].tolist() == [6, 8, 7, 5, -1, -1]
+    assert best(rows[:0], scores[:0], 2)[1].tolist() == [-1, -1]
