@@ -5,6 +5,7 @@ Every vector is stored as it is, so what comes back is exact, and rows found oth
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -58,6 +59,19 @@ def _header(rows: int, dimension: int) -> bytes:
     return bytes(empty)
 
 
+class _Mapped:
+    """What numpy makes an array of that keeps the index alive, whose memory it is."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+        self.__array_interface__ = {
+            "data": (int(index.get_xb() or 0), True),  # True: it cannot be written
+            "shape": (index.ntotal, index.d),
+            "typestr": "<f4",
+            "version": 3,
+        }
+
+
 class Flat:
     """The vectors of one segment, mapped read-only from their file."""
 
@@ -66,10 +80,8 @@ class Flat:
         self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
-        flat = faiss.rev_swig_ptr(self._index.get_xb(), self.rows * self.dimension)  # type: ignore[attr-defined]
-        self.matrix: NDArray[np.float32] = flat.reshape(self.rows, self.dimension)
-        """All vectors, shape (rows, dimension); it is gone with this object, so keep that, too."""
-        self.matrix.flags.writeable = False
+        self.matrix: NDArray[np.float32] = np.asarray(_Mapped(self._index))
+        """All vectors, shape (rows, dimension), read-only."""
 
     def scores_of(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner products of the query, of shape (dimension,), and these rows, shape (n,)."""
