@@ -211,6 +211,13 @@ def test_the_syntax_of_questions_is_that_of_searching(run: Run, papers: Path) ->
     assert json.loads(out)["meta"]["total"] == 0, "there is nothing to look for"
 
 
+def test_exact_is_what_small_indexes_always_are(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    code, out, _ = run("search", "songs", "--exact", "--json")
+    assert code == 0
+    assert json.loads(out)["meta"]["approximate"] is False
+
+
 def test_facets_follow_the_hits(run: Run, papers: Path) -> None:
     run("index", "papers.jsonl")
     code, out, _ = run("search", "songs", "--facets", "1")

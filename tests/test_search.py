@@ -95,6 +95,26 @@ def test_ids_alone_are_those_of_the_hits(searcher: Searcher, mode: Mode) -> None
         searcher.ranked(" ", mode)
 
 
+def test_lists_are_told_and_can_be_done_without(
+    index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semsearch.generation.LISTS_FROM", 200)
+    index_papers([make_paper(number) for number in range(400)])
+    with open_searcher(tmp_path / "index", fake_encoder) as searcher:
+        measured = searcher.generation.manifest.recall_at_10
+        cases: list[tuple[Mode, bool]] = [("dense", True), ("hybrid", True), ("lexical", False)]
+        for mode, approximate in cases:
+            answer = searcher.search("finding41", mode=mode)
+            assert (answer.approximate, answer.recall_at_10) == (approximate, measured if approximate else 1.0)
+        for query in QUERIES:
+            answer = searcher.search(query, Page(20, collapse="none", approximate=False), "dense")
+            assert ids(answer) == [paper_id for _, paper_id in oracle(searcher, query)[:20]]
+            assert (answer.approximate, answer.recall_at_10) == (False, 1.0)
+        assert searcher.related(["p41"]).approximate
+        assert not searcher.related(["p41"], Page(approximate=False)).approximate
+        assert not searcher.related_to_text("finding41", "", Page(approximate=False)).approximate
+
+
 def test_ties_are_ordered_by_id_and_pages_neither_repeat_nor_skip(searcher: Searcher) -> None:
     twins = sorted(f"p{number}" for number in range(60, 90))
     for mode in MODES:

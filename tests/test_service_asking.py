@@ -200,6 +200,14 @@ def test_versions_of_one_work_are_one_result(client: TestClient) -> None:
     assert [result["versions"] for result in apart["results"]] == [[], []]
 
 
+@pytest.mark.parametrize("value", ["maybe", "1", "", "True"])
+def test_approximate_is_true_or_false(client: TestClient, value: str) -> None:
+    assert body_of(client.get("/search?q=subject3&approximate=false"))["meta"]["approximate"] is False
+    assert client.get(f"/search?q=subject3&approximate={value}").status_code == 422
+    assert client.post("/search", json={"q": "subject3", "approximate": False}).status_code == 200
+    assert client.post("/search", json={"q": "subject3", "approximate": "false"}).status_code == 422
+
+
 # Cursors
 
 
@@ -321,6 +329,7 @@ def test_only_so_many_rankings_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
         {"q": "subject4"},
         {"mode": "dense"},
         {"collapse": "none"},
+        {"approximate": "false"},
         {"year": "2003"},
         {"category": ["cs.CL", "cs.*"]},
         {"category": "cs.CV"},
