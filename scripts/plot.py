@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Draw the results in docs/benchmarks that are better looked at than read.
+
+scripts/plot.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import pyplot
+from measuring import RESULTS
+
+matplotlib.use("svg")
+matplotlib.rcParams |= {
+    "svg.hashsalt": "semsearch",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+_LINES = (  # of vectors.json: what, where its milliseconds stand, colour
+    ("all vectors, FAISS flat float32", ("flat", "milliseconds"), "#888888"),
+    ("all vectors, numpy", ("numpy", "milliseconds"), "#bbbbbb"),
+    ("lists, papers asked", ("lists", "papers", "milliseconds"), "#1f6f8b"),
+    ("lists, titles asked", ("lists", "titles", "milliseconds"), "#c05621"),
+)
+
+
+def main() -> None:
+    """Draw all of them."""
+    vectors(json.loads((RESULTS / "vectors.json").read_text())["measured"], RESULTS / "vectors.svg")
+
+
+def vectors(measured: dict[str, Any], path: Path) -> None:
+    """Draw how long it takes to find the ten nearest vectors, by their number."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.8))
+    rows = [size["rows"] for size in measured["sizes"]]
+    for label, keys, colour in _LINES:
+        axes.plot(rows, [_at(size, keys) for size in measured["sizes"]], marker="o", label=label, color=colour)
+    axes.axvspan(measured["real_vectors"], max(rows), color="#f4f4f4", zorder=0, label="partly made from real ones")
+    axes.set(xscale="log", yscale="log", xlabel="vectors", ylabel="milliseconds a question, one thread")
+    axes.set_title("The ten nearest of n vectors (384 numbers each)")
+    axes.legend(frameon=False)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
+def _at(size: dict[str, Any], keys: tuple[str, ...]) -> float:
+    value: Any = size
+    for key in keys:
+        value = value[key]
+    return float(value)
+
+
+if __name__ == "__main__":
+    main()
