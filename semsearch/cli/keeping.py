@@ -21,6 +21,12 @@ _PATIENCE = 10  # a merge lets everything else go first
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0: any."
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Processes that search.  [default: one for each core, 4 at most]",
+)
+@click.option(
     "--admin-token-file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
@@ -61,6 +67,7 @@ def serve(
     index: Path,
     host: str,
     port: int,
+    workers: int | None,
     allowed_hosts: tuple[str, ...],
     rate_limit: int | None,
     metrics_for: Literal["local", "all", "none"],
@@ -71,7 +78,7 @@ def serve(
 ) -> None:
     """Serve the page and the HTTP API. A reindex beside it needs no restart."""
     from semsearch.generation import IndexFolder
-    from semsearch.service import Admin, Hosts, Limits, create_app, log_to_stderr, run
+    from semsearch.service import Admin, Hosts, Limits, Workers, create_app, log_to_stderr, run
 
     IndexFolder(index).check_exists()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a service never goes out to fetch a model
@@ -85,6 +92,7 @@ def serve(
         metrics_for=metrics_for,
         log_private=log_private,
         admin=Admin.of(token) if token is not None else None,
+        workers=Workers.over(index, workers, device, log_form, log_private),
     )
     run(app, host, port, on_start=lambda url: click.echo(f"semsearch is at {url}"))
 

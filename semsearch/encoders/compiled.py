@@ -31,10 +31,11 @@ def native_precision() -> str:
 class CompiledEncoder:
     """A converted model on the processor; safe to share between threads."""
 
-    def __init__(self, model: ModelFolder, network: Path, precision: str) -> None:
+    def __init__(self, model: ModelFolder, network: Path, precision: str, threads: int | None = None) -> None:
         """Compile the network in this folder.
 
         :param precision: the arithmetic between float32 in and float32 out, "bf16" or "f32".
+        :param threads: to compute with; by default as many as this process may have cores.
         :raises EncoderError: if the runtime refuses it.
         """
         self.spec: EncoderSpec = model.spec
@@ -42,10 +43,11 @@ class CompiledEncoder:
         self.precision = precision
         self._tokeniser = Tokeniser(model)
         self._lock = threading.Lock()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         settings = {
-            "PERFORMANCE_HINT": "LATENCY",  # one inference at a time, on all cores
+            "PERFORMANCE_HINT": "LATENCY",  # one inference at a time, on all those threads
             "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+            "INFERENCE_NUM_THREADS": threads or cores,
         }
         try:
             compiled = openvino.Core().compile_model(network / NETWORK, "CPU", settings)

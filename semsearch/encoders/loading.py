@@ -61,16 +61,17 @@ def int8_place(base: ModelFolder, networks: Path) -> Path:
     return networks / base.spec.fingerprint[:16]
 
 
-def load_encoder(model: ModelFolder, device: str | None = None) -> Encoder:
+def load_encoder(model: ModelFolder, device: str | None = None, threads: int | None = None) -> Encoder:
     """Return the encoder for this model; seconds pass only where torch is needed.
 
     :param device: "cpu" (the default), a device of torch's, or `GPU_IF_ANY`.
+    :param threads: to compute with on the processor; by default one for each core.
     :raises EncoderError: if the model cannot be loaded or is not what its folder says.
     """
     if device == GPU_IF_ANY:
         return SharingEncoder(_on_gpu_if_any(model))
     if device in (None, CPU):
-        return SharingEncoder(_on_processor(model))
+        return SharingEncoder(_on_processor(model, threads))
     assert device, "None was dealt with"
     if model.network:
         raise EncoderError(f"{model.spec.name} runs on the processor only; leave --device out")
@@ -102,12 +103,12 @@ def _has_gpu() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _on_processor(model: ModelFolder) -> Encoder:
+def _on_processor(model: ModelFolder, threads: int | None = None) -> Encoder:
     from semsearch.encoders.compiled import CompiledEncoder, native_precision  # half a second
 
     precision = native_precision()
     if model.network:
-        return CompiledEncoder(model, model.network, precision)
+        return CompiledEncoder(model, model.network, precision, threads)
     place = cached_place(model, precision)
     try:
         network = _stored(place) or _converted(model, place, precision)
@@ -115,15 +116,15 @@ def _on_processor(model: ModelFolder) -> Encoder:
         logger.warning("%s cannot be written (%s), so the model is converted at every start", place, error)
         with tempfile.TemporaryDirectory() as folder:
             network = _converted(model, Path(folder) / "network", precision)
-            return _compiled_or_reference(model, network)
-    return _compiled_or_reference(model, network)
+            return _compiled_or_reference(model, network, threads)
+    return _compiled_or_reference(model, network, threads)
 
 
-def _compiled_or_reference(model: ModelFolder, network: StoredNetwork) -> Encoder:
+def _compiled_or_reference(model: ModelFolder, network: StoredNetwork, threads: int | None) -> Encoder:
     from semsearch.encoders.compiled import CompiledEncoder
 
     if not network.unfit:
-        return CompiledEncoder(model, network.folder, network.precision)
+        return CompiledEncoder(model, network.folder, network.precision, threads)
     from semsearch.encoders.reference import ReferenceEncoder
 
     logger.warning("%s is slower here than it could be: %s", model.spec.name, network.unfit)

@@ -15,5 +15,6 @@ from semsearch.service.hosts import Hosts
 from semsearch.service.limits import Limits
 from semsearch.service.logs import log_to_stderr
 from semsearch.service.server import make_server, run
+from semsearch.service.workers import Workers
 
-__all__ = ["Admin", "Hosts", "Limits", "create_app", "log_to_stderr", "make_server", "run"]
+__all__ = ["Admin", "Hosts", "Limits", "Workers", "create_app", "log_to_stderr", "make_server", "run"]

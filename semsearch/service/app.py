@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from semsearch import __version__
 from semsearch.additions import Additions
-from semsearch.encoders import find_model, load_encoder
+from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, find_model, load_encoder
 from semsearch.generation import IndexFolder
 from semsearch.service.admin import Admin
 from semsearch.service.changes import changes
@@ -16,12 +16,14 @@ from semsearch.service.connections import Crowd
 from semsearch.service.gate import Gate
 from semsearch.service.hosts import Hosts
 from semsearch.service.limits import Limits
-from semsearch.service.live import FindModel, LiveSearcher, LoadEncoder
+from semsearch.service.live import LiveSearcher
 from semsearch.service.metrics import Metrics, Readers
 from semsearch.service.metrics import page as metrics_page
+from semsearch.service.models import FindModel, LoadEncoder, Models
 from semsearch.service.page import page
 from semsearch.service.refusals import add_refusals
 from semsearch.service.routes import api
+from semsearch.service.workers import Workers
 
 _STOP_SECONDS = 0.5  # all who wait for it have had their answers when the service ends
 
@@ -38,6 +40,7 @@ def create_app(
     metrics_for: Readers = "local",
     log_private: bool = False,
     admin: Admin | None = None,
+    workers: Workers | None = None,
 ) -> FastAPI:
     """Return the service over the index folder at `index`; it opens the index when it starts, in the background.
 
@@ -45,20 +48,21 @@ def create_app(
     :param metrics_for: who may read /metrics.
     :param log_private: whether the log may hold what is asked, and from where.
     :param admin: who may add and delete papers; by default nobody.
+    :param workers: the processes that search; by default this one does.
     """
     folder = IndexFolder(index)
-    live = LiveSearcher(
-        folder,
-        device=device,
-        find_model=find_model,
-        load_encoder=load_encoder,
-        poll_seconds=poll_seconds,
-    )
-
+    load = _later(load_encoder) if workers and not admin else load_encoder
+    live = LiveSearcher(folder, Models(folder, device, find_model, load), poll_seconds=poll_seconds, followers=workers)
     additions = Additions(folder.library, live.encoder, live.changed)
+
+    limits = limits or Limits()
+    crowd = Crowd(limits)
+    metrics = Metrics(live, crowd, workers)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if workers:
+            await workers.start(live, metrics.observe, limits.answer_seconds)
         live.start()
         if admin:
             additions.start()
@@ -67,6 +71,8 @@ def create_app(
         finally:
             if admin:
                 additions.stop(_STOP_SECONDS)
+            if workers:
+                await workers.stop()
             live.stop()
 
     app = FastAPI(
@@ -79,19 +85,20 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    limits = limits or Limits()
-    crowd = Crowd(limits)
-    metrics = Metrics(live, crowd)
-    app.state.live, app.state.additions, app.state.crowd, app.state.metrics, app.state.metrics_for = (
-        live,
-        additions,
-        crowd,
-        metrics,
-        metrics_for,
-    )
+    app.state.live, app.state.additions, app.state.workers = live, additions, workers
+    app.state.crowd, app.state.metrics, app.state.metrics_for = crowd, metrics, metrics_for
     app.router.routes += [*api.routes, *(changes.routes if admin else ()), *page.routes, *metrics_page.routes]
     add_refusals(app)
     app.add_middleware(
         Gate, limits=limits, hosts=hosts or Hosts(), admin=admin, metrics=metrics, log_private=log_private
     )
     return app
+
+
+def _later(load: LoadEncoder) -> LoadEncoder:
+    """Return what loads an encoder when it is first used: where others search, there may be nothing to encode here."""
+
+    def later(model: ModelFolder, device: str | None) -> Encoder:
+        return LazyEncoder(model, device, load)
+
+    return later

@@ -12,15 +12,14 @@ second: what comes in between goes into one generation.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from semsearch.additions import encode_strays
 from semsearch.durable import exclusive_lock
-from semsearch.encoders import DEFAULT_MODEL, Encoder, EncoderSpec, ModelFolder
+from semsearch.encoders import DEFAULT_MODEL, Encoder, EncoderSpec
 from semsearch.errors import (
     DamageError,
     EncoderError,
@@ -35,11 +34,10 @@ from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.search import Searcher
 from semsearch.service.merges import Merges
+from semsearch.service.models import Models
 
 logger = logging.getLogger(__name__)
 
-LoadEncoder = Callable[[ModelFolder, str | None], Encoder]
-FindModel = Callable[[str, Path], ModelFolder]
 Reason = Literal[
     "none",
     "opening",
@@ -50,6 +48,7 @@ Reason = Literal[
     "encoder",
     "older_generation",
     "failed",
+    "workers",
 ]
 
 _FIRST_RETRY_SECONDS = 0.5
@@ -81,23 +80,55 @@ def reason_of(error: Exception) -> Reason:
     return next((reason for kind, reason in reasons if isinstance(error, kind)), "failed")
 
 
+class Searchers(Protocol):
+    """What one request may be answered by."""
+
+    @property
+    def searcher(self) -> Searcher | None:
+        """The searcher of the moment; None while there is none."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """How the service stands."""
+        ...
+
+    def searcher_of(self, generation: int) -> Searcher | None:
+        """Return the searcher of this generation, if it may still answer."""
+        ...
+
+
+class Followers(Protocol):
+    """Other processes that answer from the same generations."""
+
+    @property
+    def missing(self) -> int:
+        """How many of them should answer and do not."""
+        ...
+
+    def follow(self, current: tuple[int, str], kept: Sequence[tuple[int, str]], library: tuple[int, int]) -> None:
+        """Return once all that answer can do so from these generations, and may forget all others.
+
+        :raises SemsearchError: if none can.
+        """
+        ...
+
+
 class LiveSearcher:
     """The searcher of the moment; `start` and `stop` belong to the service's own start and end."""
 
     def __init__(
         self,
         folder: IndexFolder,
+        models: Models,
         *,
-        device: str | None,
-        find_model: FindModel,
-        load_encoder: LoadEncoder,
         poll_seconds: float,
+        followers: Followers | None = None,
     ) -> None:
         """Prepare, without touching the index."""
         self._folder = folder
-        self._device = device
-        self._find_model = find_model
-        self._load_encoder = load_encoder
+        self._models = models
+        self._followers = followers
         self._poll_seconds = poll_seconds
         self._merges = Merges(folder.path, _MOST_MERGED)
         self._stopping = threading.Event()
@@ -139,8 +170,20 @@ class LiveSearcher:
         return time.monotonic() < until and searcher.generation.manifest.last_seq >= self._deleted_up_to
 
     @property
+    def kept(self) -> list[int]:
+        """The generations, besides the one of the moment, whose pages may be read on."""
+        return [number for number, kept in self._replaced.items() if self._may_answer(*kept)]
+
+    @property
+    def state_of_index(self) -> State:
+        """How the service stands, whoever answers."""
+        return self._state
+
+    @property
     def state(self) -> State:
         """How the service stands."""
+        if self._state.status == "ready" and self._followers and self._followers.missing:
+            return State("degraded", "workers")
         return self._state
 
     def encoder(self) -> Encoder:
@@ -341,13 +384,17 @@ class LiveSearcher:
                 pass
 
     def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec | None:
-        if generation:
-            return None
-        return self._find_model(library.main_encoder() or DEFAULT_MODEL, self._folder.networks).spec
+        return None if generation else self._models.spec_of(library.main_encoder() or DEFAULT_MODEL)
 
     def _swap(self, library: Library, generation: Generation) -> None:
-        encoder = self._encoder_for(generation.manifest.encoder)
-        self._replaced = self._replaced_by(library, generation)
+        in_use = self._searcher.encoder if self._searcher else None
+        encoder = self._models.encoder_for(generation.manifest.encoder, in_use)
+        replaced = self._replaced_by(library, generation)
+        if self._followers:
+            assert self._library_file, "the library is open"
+            names = [kept.generation.name for kept, _ in replaced.values()]
+            self._followers.follow(generation.name, names, self._library_file)
+        self._replaced = replaced
         self._searcher = Searcher(library, generation, encoder)
         self._tell_waiters()
         logger.info("serving generation %d with %d papers", generation.manifest.generation, generation.papers)
@@ -361,19 +408,6 @@ class LiveSearcher:
         kept = self._replaced | latest
         kept.pop(generation.manifest.generation, None)
         return {number: kept[number] for number in sorted(kept, reverse=True)[:_MAX_REPLACED]}
-
-    def _encoder_for(self, spec: EncoderSpec) -> Encoder:
-        """Return the encoder in use if it makes this vector space, else a new one, loaded beside it."""
-        if self._searcher and self._searcher.encoder.spec.fingerprint == spec.fingerprint:
-            return self._searcher.encoder
-        model = self._find_model(spec.name, self._folder.networks)
-        if model.spec.fingerprint != spec.fingerprint:  # before seconds go into loading it
-            raise EncoderError(
-                f"the index was made with {spec.name} ({spec.fingerprint[:12]}), but that name now gives another "
-                f"vector space ({model.spec.fingerprint[:12]}); encode the papers anew with: "
-                f"{self._folder.command} --model {spec.name}"
-            )
-        return self._load_encoder(model, self._device)
 
     def _retry_later(self) -> None:
         self._retry_at = time.monotonic() + self._retry_seconds

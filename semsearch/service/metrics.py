@@ -4,7 +4,8 @@ Each app has a registry of its own. Labels are routes, statuses and stages, neve
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -17,8 +18,9 @@ from prometheus_client.registry import Collector
 from semsearch.service.clients import is_loopback
 from semsearch.service.connections import CUTS, Crowd
 from semsearch.service.live import LiveSearcher
-from semsearch.service.refusals import Refusal, plain_refusal
+from semsearch.service.refusals import plain_refusal, took_too_long
 from semsearch.service.strict import StrictRoute, no_parameters
+from semsearch.service.workers import Workers
 from semsearch.stages import STAGES, Stage
 
 Readers = Literal["local", "all", "none"]
@@ -31,8 +33,9 @@ _OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 class Metrics:
     """What is counted of one app."""
 
-    def __init__(self, live: LiveSearcher, crowd: Crowd) -> None:
+    def __init__(self, live: LiveSearcher, crowd: Crowd, workers: Workers | None) -> None:
         """Begin at nothing."""
+        self._workers = workers
         self.registry = CollectorRegistry()
         self.requests = Histogram(
             "semsearch_request_seconds",
@@ -60,7 +63,20 @@ class Metrics:
             self.at_stage.labels(stage)
         self.registry.register(_Served(live))
         self.registry.register(_Connections(crowd))
+        self.registry.register(_Processes(workers))
         ProcessCollector(registry=self.registry)
+
+    def observe(self, stage: Stage, seconds: float) -> None:
+        """Count a stage that is over."""
+        self.stages.labels(stage).observe(seconds)
+
+    async def written(self) -> bytes:
+        """Return all that is counted, as text."""
+        if self._workers:
+            at_stages = await self._workers.at_stages()
+            for stage in STAGES:
+                self.at_stage.labels(stage).set(at_stages[stage])
+        return written(self.registry)
 
 
 class Work:
@@ -78,13 +94,13 @@ class Work:
             what takes long under load is waiting for one's turn.
         """
         if time.monotonic() > self._deadline:
-            raise Refusal(504, "this took too long; ask again when there is less to do, or narrow it down by a filter")
+            raise took_too_long()
         self._metrics.at_stage.labels(stage).inc()
 
     def ended(self, stage: Stage, seconds: float) -> None:
         """Count it as done."""
         self._metrics.at_stage.labels(stage).dec()
-        self._metrics.stages.labels(stage).observe(seconds)
+        self._metrics.observe(stage, seconds)
 
 
 class _Served(Collector):
@@ -122,6 +138,36 @@ class _Connections(Collector):
         yield cuts
 
 
+class _Processes(Collector):
+    def __init__(self, workers: Workers | None) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how many processes answer, and of each worker what this process tells of itself."""
+        workers = self._workers
+        up = workers.count - workers.missing if workers else 1
+        yield GaugeMetricFamily("semsearch_workers", "Processes that search.", up)
+        restarts = CounterMetricFamily("semsearch_worker_restarts", "Workers that ended and were started again.")
+        restarts.add_metric([], workers.restarts if workers else 0)
+        yield restarts
+        waiting = workers.waiting if workers else 0
+        yield GaugeMetricFamily("semsearch_requests_waiting", "Requests that wait for a worker.", waiting)
+        if workers:
+            yield from _labelled(workers.pids)
+
+
+def _labelled(pids: Mapping[int, int]) -> Iterator[Metric]:
+    """Yield the metrics of these processes, by the number of each."""
+    families: dict[str, Metric] = {}
+    for place, pid in pids.items():
+        for metric in ProcessCollector(pid=partial(int, pid), registry=CollectorRegistry()).collect():
+            empty = Metric(f"semsearch_worker_{metric.name}", metric.documentation, metric.type)
+            family = families.setdefault(metric.name, empty)
+            for sample in metric.samples:
+                family.add_sample(f"semsearch_worker_{sample.name}", {"worker": str(place)}, sample.value)
+    yield from families.values()
+
+
 async def check_reader(request: Request) -> None:
     """Do nothing for who may read the metrics.
 
@@ -145,4 +191,4 @@ async def _metrics(request: Request) -> Metrics:
 @page.get("/metrics", include_in_schema=False, dependencies=[Depends(no_parameters), Depends(check_reader)])
 async def metrics(counted: Annotated[Metrics, Depends(_metrics)]) -> Response:
     """Return all metrics as text."""
-    return Response(written(counted.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(await counted.written(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

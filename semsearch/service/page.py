@@ -13,11 +13,11 @@ from semsearch.filters import escape_label
 from semsearch.papers import Paper
 from semsearch.search import Answer, Searcher
 from semsearch.service.html import page_link, render
-from semsearch.service.live import LiveSearcher, State
+from semsearch.service.live import Searchers, State
 from semsearch.service.paging import Turn, turn_to
 from semsearch.service.questions import PageQuery
 from semsearch.service.refusals import Refusal, message_of, unavailable
-from semsearch.service.routes import live_of
+from semsearch.service.routes import searchers_of
 from semsearch.service.strict import StrictRoute
 
 EXAMPLES = ("predicting the next word", "how is DNA copied?", "learning from few labelled examples")
@@ -37,8 +37,8 @@ _MODES = {"dense": "meaning only", "lexical": "words only"}
 page = APIRouter(route_class=StrictRoute)
 
 
-async def _served(request: Request) -> tuple[LiveSearcher, Searcher | None, State]:
-    live = live_of(request)
+async def _served(request: Request) -> tuple[Searchers, Searcher | None, State]:
+    live = searchers_of(request)
     searcher = live.searcher
     if searcher:
         request.state.generation = searcher.generation.manifest.generation
@@ -47,7 +47,7 @@ async def _served(request: Request) -> tuple[LiveSearcher, Searcher | None, Stat
 
 @page.get("/", include_in_schema=False)
 def home(
-    served: Annotated[tuple[LiveSearcher, Searcher | None, State], Depends(_served)],
+    served: Annotated[tuple[Searchers, Searcher | None, State], Depends(_served)],
     query: Annotated[PageQuery, Query()],
 ) -> Response:
     """Return the search box, with results below it if something was asked."""
@@ -73,7 +73,7 @@ def home(
     )
 
 
-def _turn(live: LiveSearcher, searcher: Searcher, query: PageQuery) -> tuple[Turn, bool]:
+def _turn(live: Searchers, searcher: Searcher, query: PageQuery) -> tuple[Turn, bool]:
     """Return the page to show, and whether it is another than asked for, because that one's ranking is gone."""
     subject = ("page", query.q, query.related, query.title, query.abstract, query.mode)
     try:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from semsearch.envelope import next_offset
 from semsearch.search import MAX_WINDOW, Answer, Page, Searcher
-from semsearch.service.live import LiveSearcher
+from semsearch.service.live import Searchers
 from semsearch.service.questions import Asked, PageQuery
 from semsearch.service.refusals import Refusal
 
@@ -42,7 +42,7 @@ class Turn:
         return None if offset is None else self.cursor(offset)
 
 
-def turn_to(live: LiveSearcher, searcher: Searcher, asked: Asked | PageQuery, *subject: object) -> Turn:
+def turn_to(live: Searchers, searcher: Searcher, asked: Asked | PageQuery, *subject: object) -> Turn:
     """Return the page that is asked for.
 
     :param searcher: the one of the moment, which answers whoever brings no cursor.

@@ -56,6 +56,7 @@ _REASONS: dict[Reason, str] = {
     "damaged": "stored data is damaged; whoever runs the service finds out more with: semsearch verify",
     "encoder": "the encoder cannot be used; whoever runs the service finds the reason in its log",
     "older_generation": "the newest state of the index is damaged, an older one is served; see: semsearch verify",
+    "workers": "some of the service's processes have ended and are started again; answers may take longer meanwhile",
     "failed": "the index cannot be used; whoever runs the service finds the reason in its log",
 }
 _MAX_DETAILS = 8
@@ -85,6 +86,11 @@ class Refusal(HTTPException):
 def plain_refusal(status: int, headers: Mapping[str, str] | None = None) -> Refusal:
     """Return the refusal of this status for which there is nothing particular to say."""
     return Refusal(status, _MESSAGES[status], headers=headers)
+
+
+def took_too_long() -> Refusal:
+    """Return the 504 for a request whose time is over."""
+    return Refusal(504, "this took too long; ask again when there is less to do, or narrow it down by a filter")
 
 
 def unavailable(reason: Reason) -> Refusal:

@@ -16,7 +16,7 @@ from semsearch.errors import PaperNotFoundError
 from semsearch.search import Answer, Page, Searcher
 from semsearch.service import answers, questions
 from semsearch.service.html import STYLE
-from semsearch.service.live import LiveSearcher, State
+from semsearch.service.live import LiveSearcher, Searchers, State
 from semsearch.service.paging import turn_to
 from semsearch.service.refusals import Refusal, message_of, unavailable
 from semsearch.service.strict import StrictRoute, no_parameters
@@ -39,6 +39,8 @@ _WORDS = {
     504: "finding the answer took too long",
 }
 _ANYWHERE = set(_WORDS) - {401, 404, 410}
+SEARCHERS = "semsearch.searchers"
+"""Where a request's scope has what it may be answered by."""
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "string"}}}
 
 
@@ -58,8 +60,14 @@ def live_of(request: Request) -> LiveSearcher:
     return live
 
 
-async def _live(request: Request) -> LiveSearcher:
-    return live_of(request)  # not itself the dependency: only what is async costs no thread
+def searchers_of(request: Request) -> Searchers:
+    """Return what this request may be answered by: a worker is told with each, elsewhere it is what is live."""
+    searchers: Searchers = request.scope.get(SEARCHERS) or live_of(request)
+    return searchers
+
+
+async def _searchers(request: Request) -> Searchers:
+    return searchers_of(request)  # not itself the dependency: only what is async costs no thread
 
 
 async def current_searcher(request: Request) -> Searcher:
@@ -67,22 +75,22 @@ async def current_searcher(request: Request) -> Searcher:
 
     :raises Refusal: 503 while there is none.
     """
-    live = live_of(request)
-    searcher = live.searcher
+    searchers = searchers_of(request)
+    searcher = searchers.searcher
     if searcher is None:
-        raise unavailable(live.state.reason)
+        raise unavailable(searchers.state.reason)
     request.state.generation = searcher.generation.manifest.generation
     return searcher
 
 
 CurrentSearcher = Annotated[Searcher, Depends(current_searcher)]
-Live = Annotated[LiveSearcher, Depends(_live)]
+Live = Annotated[Searchers, Depends(_searchers)]
 api = APIRouter(route_class=StrictRoute)
 _bare = [Depends(no_parameters)]
 
 
 def _ranked(
-    live: LiveSearcher,
+    live: Searchers,
     searcher: Searcher,
     asked: questions.Asked,
     subject: tuple[object, ...],
@@ -111,7 +119,7 @@ def search_long(live: Live, searcher: CurrentSearcher, body: questions.SearchBod
     return _search(live, searcher, body)
 
 
-def _search(live: LiveSearcher, searcher: Searcher, asked: questions.SearchQuery | questions.SearchBody) -> Response:
+def _search(live: Searchers, searcher: Searcher, asked: questions.SearchQuery | questions.SearchBody) -> Response:
     subject = ("search", asked.q, asked.mode)
     return _ranked(live, searcher, asked, subject, lambda chosen, page: chosen.search(asked.q, page, asked.mode))
 
@@ -186,7 +194,7 @@ def recommend(live: Live, searcher: CurrentSearcher, body: questions.RecommendBo
 
 
 def _neighbours(
-    live: LiveSearcher, searcher: Searcher, asked: questions.Asked, liked: list[str], disliked: Sequence[str] = ()
+    live: Searchers, searcher: Searcher, asked: questions.Asked, liked: list[str], disliked: Sequence[str] = ()
 ) -> Response:
     def ask(chosen: Searcher, page: Page) -> Answer:
         try:

@@ -4,6 +4,7 @@ FastAPI reads both leniently: the last of two equal names wins, bad UTF-8 become
 lone surrogates pass and then break the answer. Routes of this class refuse all that before anything is looked up.
 """
 
+import inspect
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from fastapi.routing import APIRoute
 
 from semsearch.filters import FILTER_NAMES
 from semsearch.service.refusals import Refusal
+from semsearch.service.workers import Workers
 
 _MAX_DIGITS = 400
 _MOST_AT_ONCE = 64 * 1024  # bytes that are parsed while all others wait
@@ -46,8 +48,12 @@ class StrictRoute(APIRoute):
         """Return FastAPI's handler behind our checks."""
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
+        takes_long = not inspect.iscoroutinefunction(self.endpoint)
 
         async def strict(request: Request) -> Response:
+            workers: Workers | None = request.app.state.workers
+            if takes_long and workers and workers.can_answer:
+                return await workers.answer(request)
             check_query_string(request.scope["query_string"])
             exact = StrictRequest(request.scope, request.receive)
             if takes_body and await exact.body():
