@@ -35,15 +35,17 @@ def main() -> None:
     arguments.add_argument("--clients", type=int, default=64)
     arguments.add_argument("--seconds", type=float, default=20.0, help="of each round")
     arguments.add_argument("--mode", default="hybrid")
+    arguments.add_argument("--workers", type=int, help="processes that search; by default what serve chooses")
     options = arguments.parse_args()
     papers, questions = titles(options.index)
-    with served(options.index) as address:
+    with served(options.index, options.workers) as address:
         ask(address, questions[:_WARM_UP], options.mode, time.monotonic() + 60)
         rounds = [
             (clients, measured(address, questions, options.mode, clients, options.seconds))
             for clients in (1, options.clients, 1, options.clients)
         ]
-    result = {"papers": papers, "mode": options.mode}
+        workers = int(metrics(address)["semsearch_workers"])
+    result = {"papers": papers, "mode": options.mode, "workers": workers}
     for count in (1, options.clients):
         result[f"{count} clients" if count > 1 else "1 client"] = [
             figures for clients, figures in rounds if clients == count
@@ -62,9 +64,10 @@ def titles(index: Path) -> tuple[int, list[str]]:
 
 
 @contextmanager
-def served(index: Path) -> Iterator[str]:
+def served(index: Path, workers: int | None = None) -> Iterator[str]:
     """Serve the index in a process of its own until the end; give its host and port."""
     command = [sys.executable, "-m", "semsearch.cli", "serve", "--index", str(index), "--port", "0"]
+    command += [] if workers is None else ["--workers", str(workers)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None, "it was asked for"
@@ -72,6 +75,16 @@ def served(index: Path) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
+
+
+def metrics(address: str) -> dict[str, float]:
+    """Return what the service tells of itself without labels."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs if "{" not in name}
 
 
 def measured(address: str, questions: list[str], mode: str, clients: int, seconds: float) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from semsearch.service.clients import client_of
 from semsearch.service.hosts import Hosts
 from semsearch.service.limits import Limits
 from semsearch.service.logs import log_request, logs_requests
-from semsearch.service.metrics import Metrics, Work
+from semsearch.service.metrics import Metrics
 from semsearch.service.rate import RateLimit
 from semsearch.service.refusals import CLOSE, Refusal, plain_refusal, refuse
+from semsearch.service.work import Work
 from semsearch.stages import listened_by
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ class Gate:
         with self._counted(request, outgoing):
             try:
                 body = await self._admitted(request, _Arriving(receive))
-                with self._room(scope["path"], outgoing), listened_by(Work(self._metrics, self._limits.answer_seconds)):
+                work = Work(self._metrics.count, self._metrics.observe, self._limits.answer_seconds)
+                with self._room(scope["path"], outgoing), listened_by(work):
                     await self._app(scope, _Incoming(body, receive), outgoing)
             except _ClientGone:
                 return

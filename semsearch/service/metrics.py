@@ -3,7 +3,6 @@
 Each app has a registry of its own. Labels are routes, statuses and stages, never anything a client wrote.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Literal
@@ -18,7 +17,7 @@ from prometheus_client.registry import Collector
 from semsearch.service.clients import is_loopback
 from semsearch.service.connections import CUTS, Crowd
 from semsearch.service.live import LiveSearcher
-from semsearch.service.refusals import plain_refusal, took_too_long
+from semsearch.service.refusals import plain_refusal
 from semsearch.service.strict import StrictRoute, no_parameters
 from semsearch.service.workers import Workers
 from semsearch.stages import STAGES, Stage
@@ -66,6 +65,10 @@ class Metrics:
         self.registry.register(_Processes(workers))
         ProcessCollector(registry=self.registry)
 
+    def count(self, stage: Stage, change: int) -> None:
+        """Count one more request at a stage, or one less."""
+        self.at_stage.labels(stage).inc(change)
+
     def observe(self, stage: Stage, seconds: float) -> None:
         """Count a stage that is over."""
         self.stages.labels(stage).observe(seconds)
@@ -77,30 +80,6 @@ class Metrics:
             for stage in STAGES:
                 self.at_stage.labels(stage).set(at_stages[stage])
         return written(self.registry)
-
-
-class Work:
-    """Listens to the stages of one request, and ends it when its time is over."""
-
-    def __init__(self, metrics: Metrics, seconds: float) -> None:
-        """Begin now; the request may take this long."""
-        self._metrics = metrics
-        self._deadline = time.monotonic() + seconds
-
-    def begins(self, stage: Stage) -> None:
-        """Count a request that goes into a stage.
-
-        :raises Refusal: 504 if its time is over. Nothing stops a stage that has begun; each takes a moment only, and
-            what takes long under load is waiting for one's turn.
-        """
-        if time.monotonic() > self._deadline:
-            raise took_too_long()
-        self._metrics.at_stage.labels(stage).inc()
-
-    def ended(self, stage: Stage, seconds: float) -> None:
-        """Count it as done."""
-        self._metrics.at_stage.labels(stage).dec()
-        self._metrics.observe(stage, seconds)
 
 
 class _Served(Collector):

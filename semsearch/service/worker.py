@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,8 +30,9 @@ from semsearch.service.live import State
 from semsearch.service.logs import log_to_stderr
 from semsearch.service.models import Models
 from semsearch.service.page import page
-from semsearch.service.refusals import add_refusals, took_too_long
+from semsearch.service.refusals import add_refusals
 from semsearch.service.routes import SEARCHERS, api
+from semsearch.service.work import Work
 from semsearch.service.workers import Name
 from semsearch.stages import STAGES, Stage, listened_by
 
@@ -113,30 +113,6 @@ class Stages:
             self.now[stage] += change
 
 
-class Work:
-    """Listens to the stages of one request, and ends it when its time is over."""
-
-    def __init__(self, stages: Stages, seconds: float) -> None:
-        """Begin now; the request may take this long."""
-        self._stages = stages
-        self._deadline = time.monotonic() + seconds
-        self.done: list[tuple[Stage, float]] = []
-
-    def begins(self, stage: Stage) -> None:
-        """Count a request that goes into a stage.
-
-        :raises Refusal: 504 if its time is over.
-        """
-        if time.monotonic() > self._deadline:
-            raise took_too_long()
-        self._stages.count(stage, 1)
-
-    def ended(self, stage: Stage, seconds: float) -> None:
-        """Count it as done."""
-        self._stages.count(stage, -1)
-        self.done.append((stage, seconds))
-
-
 class WorkerProcess:
     """Answers what comes over one socket."""
 
@@ -180,15 +156,16 @@ class WorkerProcess:
         return {"stages": self._stages.now}, b""
 
     async def _request(self, head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        work, sent = Work(self._stages, head["seconds"]), _Sent()
+        done: list[tuple[Stage, float]] = []
+        work, sent = Work(self._stages.count, lambda *stage: done.append(stage), head["seconds"]), _Sent()
         try:
             scope = _scope(head, self._held.chosen(State(*head["state"]), head["current"], head["kept"]))
             with listened_by(work):
                 await self._app(scope, _Body(body), sent)
         except Exception:
             logger.exception("request %s ran into a bug", head["request_id"])
-            return {"status": None, "stages": work.done}, b""
-        answer = {"status": sent.status, "headers": sent.headers, "stages": work.done}
+            return {"status": None, "stages": done}, b""
+        answer = {"status": sent.status, "headers": sent.headers, "stages": done}
         return answer | {"generation": scope["state"].get("generation")}, sent.body
 
 

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,14 @@ Name = tuple[int, str]
 
 _MOST_BY_DEFAULT = 4
 _Told = tuple[dict[str, Any], bytes]
-_AT_ONCE = 1  # requests at work in one worker: two would take turns in one Python, and wait for each other
 _TRIES = 2  # workers that a request may end before it is given up
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
 _SOUND_SECONDS = 60.0  # a worker that lived so long is started again at once
+_START_SECONDS = 900.0  # the first may have to convert the model, while the others wait for it
 _FOLLOW_SECONDS = 30.0
 _OVERTIME_SECONDS = 20.0  # beyond a request's time, after which its worker hangs
+_GRACE_SECONDS = 1.0  # for a worker to say itself that a request's time is over
 _STATE_SECONDS = 1.0
 _OF_THE_SERVICE = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "SEMSEARCH_ADMIN_TOKEN")
 _HEADERS = (b"accept", b"content-type")  # what answers depend on; nothing else of a client goes further
@@ -74,19 +75,24 @@ class _Worker:
         self._asked: dict[int, asyncio.Future[_Told]] = {}
         self._number = 0
         self.place = place
-        self.at_work = 0
+        self.at_work = False  # two requests would take turns in one Python, and wait for each other
         self.pid = self._process.pid
 
     async def connect(self) -> None:
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
         self._listening = asyncio.create_task(self._listen())
 
+    @property
+    def lives(self) -> bool:
+        """Whether it can be asked."""
+        return not self._listening.done()
+
     async def ask(self, head: dict[str, Any], body: bytes = b"") -> _Told:
         """Return what the worker says to this.
 
         :raises WorkerGoneError: if it ends before.
         """
-        if self._listening.done():
+        if not self.lives:
             raise WorkerGoneError("a worker process has ended")
         self._number += 1
         number = self._number
@@ -157,6 +163,7 @@ class Workers:
         self._wanted: tuple[Name, tuple[Name, ...], tuple[int, int]] | None = None
         self._tried: set[int] = set()  # the places whose first worker is up, or failed
         self._trouble: SemsearchError | None = None
+        self._asking: set[asyncio.Task[_Told | None]] = set()
         self._stopping = False
         self.restarts = 0
 
@@ -271,12 +278,13 @@ class Workers:
             try:
                 worker = _Worker(place, self._command, self._environment)
                 await worker.connect()
-                await self._raise(worker)
+                async with asyncio.timeout(_START_SECONDS):
+                    await self._raise(worker)
                 await self._told_of(place, None)
                 code = await worker.gone()
                 logger.error("a worker process ended (exit code %d) and is started again", code)
             except (SemsearchError, OSError) as error:
-                logger.error("a worker process cannot be used, which is tried again later: %s", error)
+                logger.error("a worker process cannot be used, which is tried again later: %s", error or "it hangs")
                 await self._told_of(place, error if isinstance(error, SemsearchError) else SemsearchError(str(error)))
             finally:
                 if worker:
@@ -325,19 +333,19 @@ class Workers:
         deadline = time.monotonic() + self._seconds
         body = await request.body()
         for _ in range(_TRIES):
-            async with self._turn(deadline) as worker:
-                head = _told(request, self._live, deadline - time.monotonic())
-                try:
-                    async with asyncio.timeout(self._seconds + _OVERTIME_SECONDS):
-                        told, text = await worker.ask(head, body)
-                except WorkerGoneError:
-                    continue
-                except TimeoutError:
-                    logger.error("request %s: a worker process hangs, and is ended", request.state.request_id)
-                    worker.kill()
-                    raise took_too_long() from None
+            worker = await self._turn(deadline)
+            head = _told(request, self._live, deadline - time.monotonic())
+            asking = asyncio.create_task(self._ask(worker, head, body))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+            await asyncio.wait({asking}, timeout=deadline + _GRACE_SECONDS - time.monotonic())
+            if not asking.done():
+                raise took_too_long()
+            told, text = asking.result() or ({"status": None, "stages": ()}, b"")
             for stage, stage_seconds in told["stages"]:
                 self._on_stage(stage, stage_seconds)
+            if asking.result() is None:
+                continue
             if told["status"] is None:
                 break
             request.state.generation = told["generation"]
@@ -349,28 +357,37 @@ class Workers:
         logger.error("request %s could not be answered by a worker process", request.state.request_id)
         raise plain_refusal(500)
 
-    @asynccontextmanager
-    async def _turn(self, deadline: float) -> AsyncIterator[_Worker]:
-        """Give a worker that has nothing else to do, to each request in the order in which they came."""
+    async def _ask(self, worker: _Worker, head: dict[str, Any], body: bytes) -> _Told | None:
+        """Return what the worker says to a request, None if it ends before; a worker that hangs is ended."""
+        try:
+            async with asyncio.timeout(self._seconds + _OVERTIME_SECONDS):
+                return await worker.ask(head, body)
+        except TimeoutError:
+            logger.error("request %s: a worker process hangs, and is ended", head["request_id"])
+            self._take_out(worker)
+        except WorkerGoneError:
+            pass
+        finally:
+            self._give_back(worker)
+        return None
+
+    async def _turn(self, deadline: float) -> _Worker:
+        """Return a worker that has nothing else to do, to each request in the order in which they came."""
         turn: asyncio.Future[_Worker] = self._loop.create_future()
         self._queue.append(turn)
         self._hand_out()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                worker = await turn
+                return await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # its turn came at the moment when it gave up
                 self._give_back(turn.result())
             if isinstance(error, TimeoutError):
                 raise took_too_long() from None
             raise
-        try:
-            yield worker
-        finally:
-            self._give_back(worker)
 
     def _give_back(self, worker: _Worker) -> None:
-        worker.at_work -= 1
+        worker.at_work = False
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -379,10 +396,10 @@ class Workers:
             if self._queue[0].done():  # it gave up
                 self._queue.popleft()
                 continue
-            idle = next((worker for worker in self._up if worker.at_work < _AT_ONCE), None)
+            idle = next((worker for worker in self._up if worker.lives and not worker.at_work), None)
             if idle is None:
                 return
-            idle.at_work += 1
+            idle.at_work = True
             self._queue.popleft().set_result(idle)
 
     async def at_stages(self) -> Counter[Stage]:
