@@ -21,6 +21,7 @@ from semsearch.ranking import Question, Ranker
 from semsearch.reindex import imports_of, update_index
 from semsearch.search import Searcher
 from semsearch.service.live import LiveSearcher
+from semsearch.service.models import Models
 from semsearch.verify import problems
 
 DATA = Path(__file__).parent / "data"
@@ -134,7 +135,8 @@ def test_an_old_one_takes_more_papers(version: int, tmp_path: Path, loader: Fake
 @pytest.mark.parametrize("version", OLD)
 def test_a_service_makes_an_old_one_anew_as_it_starts(version: int, tmp_path: Path, loader: FakeLoader) -> None:
     index = copy_of(version, tmp_path)
-    live = LiveSearcher(IndexFolder(index), device=None, find_model=find_model, load_encoder=loader, poll_seconds=0.01)
+    folder = IndexFolder(index)
+    live = LiveSearcher(folder, Models(folder, None, find_model, loader), poll_seconds=0.01)
     live.start()
     try:
         give_up = time.monotonic() + 60

@@ -3,8 +3,8 @@
 The only folder that imports fastapi. A request meets these files in this order: `connections.py` (how long it may keep
 us waiting), `gate.py` (what no request may do: `hosts.py` by name, `rate.py` by number), `strict.py` (what no query
 string and no body may hold), `questions.py` (what may be asked), `routes.py` or `page.py` (one searcher, one answer).
-Where several processes search, `strict.py` gives the request to `workers.py`, which hands it on in the form of `frames.py`
-to `worker.py`, and the rest happens there.
+Where several processes search, `strict.py` gives the request to `workers.py`, which hands it by way of `frames.py` to
+`worker.py`, and the rest happens there.
 Who may add and delete papers is for `admin.py`, how it is done for `changes.py`. `live.py` keeps the searcher up with
 the index, `merges.py` keeps its segments few, `paging.py` gives the pages of one ranking one searcher, `answers.py`
 describes what comes back, `refusals.py` how a request is turned down, `limits.py` how much is too much, `work.py` when
