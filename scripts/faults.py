@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Do to an index whatever could happen to it, thousands of times, and count what it did not stand.
+
+    scripts/faults.py generations --trials 500 --seed 1
+
+Each run is a batch: it appends one line to docs/benchmarks/faults.jsonl, and batches of one matrix are summed.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from measuring import RESULTS, ROOT, commit, machine
+
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
+
+import damage  # noqa: E402
+from tallies import Tally  # noqa: E402
+
+BATCHES = RESULTS / "faults.jsonl"
+MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
+    "generations": damage.damaged_generations,
+    "library": damage.damaged_libraries,
+}
+
+
+def main() -> None:
+    """Run one batch and keep its result."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("matrix", choices=MATRICES)
+    arguments.add_argument("--trials", type=int, default=500)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--control", default="none", help="null: no fault; or the name of what is taken away")
+    arguments.add_argument("--room", type=Path, help="a folder to work in; by default one in memory")
+    arguments.add_argument("--show", action="store_true", help="show the result and do not keep it")
+    options = arguments.parse_args()
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    logging.getLogger("semsearch").addHandler(logging.NullHandler())  # each trial hears for itself
+    with tempfile.TemporaryDirectory(dir=options.room or memory, prefix="semsearch-faults-") as room:
+        tempfile.tempdir = room
+        tally = MATRICES[options.matrix](Path(room), options.trials, options.seed, options.control)
+    result = tally.to_json() | {"commit": commit(), "machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    line = json.dumps(result, ensure_ascii=False)
+    print(line)
+    if not options.show:
+        with BATCHES.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

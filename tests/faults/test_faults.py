@@ -1,0 +1,82 @@
+"""A little of every matrix of faults; `scripts/faults.py` does the same thousands of times.
+
+Each matrix runs in a process of its own, because its trials are forked from it. Each has a null control, where nothing
+is done and nothing may be found, and a positive one, where a safeguard is taken away and that must be found.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tallies import bound, summed
+
+ROOT = Path(__file__).parents[2]
+
+
+def batch(matrix: str, trials: int, control: str = "none") -> dict[str, Any]:
+    """Return what a small batch came to."""
+    command = [sys.executable, str(ROOT / "scripts" / "faults.py"), matrix, "--show"]
+    command += ["--trials", str(trials), "--control", control]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("matrix", "trials"), [("generations", 40), ("library", 12)])
+def test_no_fault_does_what_must_never_be(matrix: str, trials: int) -> None:
+    found = batch(matrix, trials)
+    assert found["trials"] >= trials
+    assert not any(found["failures"].values()), found
+
+
+@pytest.mark.parametrize(("matrix", "trials"), [("generations", 2), ("library", 2)])
+def test_without_a_fault_nothing_is_found(matrix: str, trials: int) -> None:
+    found = batch(matrix, trials, "null")
+    assert not any(found["failures"].values()), found
+    assert found["outcomes"]["whole"] == found["trials"]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "trials", "control"), [("generations", 12, "digests off"), ("library", 6, "row digests off")]
+)
+def test_without_a_safeguard_what_must_never_be_is_found(matrix: str, trials: int, control: str) -> None:
+    assert any(batch(matrix, trials, control)["failures"].values())
+
+
+# What the figures say
+
+
+def test_batches_are_summed_by_matrix_and_control() -> None:
+    def one(trials: int, seed: int, **changes: Any) -> dict[str, Any]:
+        return {
+            "matrix": "kills",
+            "control": "none",
+            "seed": seed,
+            "trials": trials,
+            "failures": {"lost": 0},
+            "outcomes": {"whole": trials},
+            "sums": {"acknowledged": 10 * trials},
+            "largest": {"seconds": trials / 10},
+            "seconds": 1.5,
+            "commit": "abc",
+            "machine": {"cores": 2},
+        } | changes
+
+    sums = summed([one(5, 1), one(7, 2), one(3, 1, control="null"), one(1, 2, failures={"lost": 2}, commit="def")])
+    assert list(sums) == [("kills", "none"), ("kills", "null")]
+    whole = sums["kills", "none"]
+    assert (whole["trials"], whole["seconds"], whole["failures"]["lost"]) == (13, 4.5, 2)
+    assert (whole["seeds"], whole["commits"], whole["machines"]) == ([1, 2], ["abc", "def"], [{"cores": 2}])
+    assert (whole["outcomes"]["whole"], whole["sums"]["acknowledged"]) == (13, 130)
+    assert whole["largest"] == {"seconds": 0.7}
+
+
+def test_the_rule_of_three() -> None:
+    assert bound(0, 3_000) == 0.001
+    assert bound(0, 0) is bound(1, 100) is None
