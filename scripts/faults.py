@@ -21,12 +21,14 @@ from measuring import RESULTS, ROOT, commit, machine
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
 import damage  # noqa: E402
+import kills  # noqa: E402
 from tallies import Tally  # noqa: E402
 
 BATCHES = RESULTS / "faults.jsonl"
 MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "generations": damage.damaged_generations,
     "library": damage.damaged_libraries,
+    "kills": kills.run,
 }
 
 
