@@ -809,12 +809,19 @@ def _quarantined(folder: IndexFolder) -> list[int]:
 
 
 def current_generation(folder: IndexFolder) -> tuple[int, str] | None:
-    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or damaged."""
+    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or damaged.
+
+    :raises SemsearchError: if it cannot be read just now.
+    """
     try:
         line = folder.current.read_bytes()
         number, manifest_sha256, _ = line.decode("ascii").split()
         named = int(number), manifest_sha256
-    except (FileNotFoundError, ValueError):
+    except OSError as error:
+        if error.errno in _NOT_DAMAGE:
+            raise SemsearchError(f"{folder.current} cannot be read now: {error}") from error
+        return None  # it is not there, or the disk no longer gives it back
+    except ValueError:
         return None
     return named if line == _current_line(*named) else None
 

@@ -525,6 +525,36 @@ def test_lost_current_serves_the_newest_loudly_and_is_written_again(
     assert named is not None and named[0] == 4
 
 
+def _failing_to_read(monkeypatch: pytest.MonkeyPatch, path: Path, code: int) -> None:
+    read_bytes = Path.read_bytes
+
+    def fail(asked: Path) -> bytes:
+        if asked == path:
+            raise OSError(code, os.strerror(code), str(path))
+        return read_bytes(asked)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+
+
+def test_current_that_the_disk_no_longer_gives_back_is_as_good_as_lost(
+    folder: IndexFolder, base: Base, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        _failing_to_read(patch, folder.current, errno.EIO)
+        assert_answers(open_current(folder), base.states[3])
+        assert "serving generation 3 instead" in caplog.messages
+        assert healed(folder).manifest.generation == 4
+    assert_answers(open_current(folder), base.states[3])
+
+
+def test_current_that_cannot_be_read_for_want_of_something_is_not_called_lost(
+    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _failing_to_read(monkeypatch, folder.current, errno.EMFILE)
+    with pytest.raises(SemsearchError, match=r"CURRENT cannot be read now: .*Too many open files"):
+        open_current(folder)
+
+
 def test_a_generation_that_current_does_not_name_yet_is_not_served(folder: IndexFolder, base: Base) -> None:
     shutil.copytree(folder.generation(3), folder.generation(4))
     assert open_current(folder).manifest.generation == 3

@@ -258,7 +258,7 @@ def brought_up_to_date(path: Path) -> dict[str, Any]:
         searcher = searcher_of(folder, open_current(folder))
         found = essence(searcher)
         searcher.close()
-    except SemsearchError as error:
+    except (SemsearchError, OSError) as error:
         return {"refused": str(error), "problems": _found_by_verify(folder)}
     return {"essence": found, "problems": _found_by_verify(folder)}
 
@@ -348,7 +348,8 @@ def _verdict(base: Base, tally: Tally, found: dict[str, Any], name: str, kind: s
 
 def _healing(base: Base, healed: dict[str, Any], name: str) -> str:
     if "refused" in healed:
-        return "library refused" if name in (_DATABASE, _LOG) and healed["problems"] else "not healed"
+        by_hand = name in (_DATABASE, _LOG) or (name == "CURRENT" and "Is a directory" in healed["refused"])
+        return "said what to do" if by_hand and healed["problems"] else "not healed"
     if healed["essence"] == base.healed[UNPUBLISHED]:
         if name in (_DATABASE, _LOG) and healed["problems"]:
             return "found by verify"
