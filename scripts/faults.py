@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
 import damage  # noqa: E402
 import kills  # noqa: E402
+import powercut  # noqa: E402
 from tallies import Tally  # noqa: E402
 
 BATCHES = RESULTS / "faults.jsonl"
@@ -29,6 +30,8 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "generations": damage.damaged_generations,
     "library": damage.damaged_libraries,
     "kills": kills.run,
+    "power-cuts": powercut.modelled,
+    "real-power-cuts": powercut.real,
 }
 
 

@@ -42,7 +42,7 @@ STEPS = {"import": 0.25, "publish": 0.06, "add": 0.06, "delete": 0.02, "merge": 
 """What a writer does, and within how many seconds of its beginning it is killed."""
 _STEPS_BY_CONTROL = {"null": ["the end"], "acknowledged early": ["import"]}
 _KILLS_PER_INDEX = 20
-_IMPORTED, _ADDED, _DELETED = 500, 32, 20
+_LARGE = (500, 32, 20)
 _SAMPLE = 50
 _HEAD_START_SECONDS = 0.1
 _TOLERANCE = 1e-5
@@ -69,7 +69,15 @@ def paper_of(number: int, edition: int) -> Paper:
 class Writer:
     """Does one step after the other until it is killed, and tells about each."""
 
-    def __init__(self, path: Path, known: int, seed: int, telling: int, control: str) -> None:
+    def __init__(
+        self, path: Path, known: int, seed: int, telling: int, control: str, sizes: tuple[int, int, int] = _LARGE
+    ) -> None:
+        """Prepare.
+
+        :param known: how many papers there are already, numbered from 0.
+        :param telling: the descriptor to which it is told what is begun, acknowledged and published.
+        :param sizes: how many papers are imported, added and deleted at a time.
+        """
         self._folder = IndexFolder(path)
         self._known = known
         self._dice = random.Random(seed)
@@ -77,6 +85,7 @@ class Writer:
         self._early = control == "acknowledged early"
         self._endless = control != "null"
         self._source = path.with_name("papers.jsonl")
+        self._imported, self._added, self._deleted = sizes
 
     def work(self) -> None:
         """Go on for ever; where nobody will come to kill, do a few steps."""
@@ -116,7 +125,7 @@ class Writer:
         return list(papers.items())
 
     def _import(self) -> None:
-        given = self._next_papers(_IMPORTED)
+        given = self._next_papers(self._imported)
         editions = {f"k{number}": (number, edition) for number, edition in given}
         self._source.write_text("".join(paper_of(*each).to_json() + "\n" for each in given), encoding="utf-8")
         self._tell("begun", json.dumps(given))
@@ -141,7 +150,7 @@ class Writer:
         """Publish while papers come in one request after the other, as a service does."""
         line = additions.Additions(self._folder.library, StubEncoder, lambda: None)
         line.start()
-        requests = [self._next_papers(_ADDED) for _ in range(3)]
+        requests = [self._next_papers(self._added) for _ in range(3)]
         self._tell("begun", json.dumps([each for given in requests for each in given]))
         self._tell("step", "add")
         records = [[json.loads(paper_of(*each).to_json()) for each in given] for given in requests]
@@ -154,7 +163,7 @@ class Writer:
         line.stop(60)
 
     def _delete(self) -> None:
-        gone = [(number, GONE) for number in sorted(self._dice.sample(range(self._known), _DELETED))]
+        gone = [(number, GONE) for number in sorted(self._dice.sample(range(self._known), self._deleted))]
         self._tell("begun", json.dumps(gone))
         self._tell("step", "delete")
         with Library.open(self._folder.library) as library:
@@ -210,11 +219,24 @@ class Ledger:
         self.touched.clear()
 
 
-def killed(path: Path, ledger: Ledger, dice: random.Random, control: str) -> str:
+def killed(
+    path: Path,
+    ledger: Ledger,
+    dice: random.Random,
+    control: str,
+    sizes: tuple[int, int, int] = _LARGE,
+    starting: Callable[[], None] = lambda: None,
+) -> str:
     """Let a writer work and kill it; return in which step. For the null control, let it come to its end."""
     reading, writing = os.pipe()
     known = max(ledger.acknowledged, default=-1) + 1
-    writer = forked(partial(Writer(path, known, dice.randrange(1 << 30), writing, control).work))
+    writing_process = Writer(path, known, dice.randrange(1 << 30), writing, control, sizes)
+
+    def work() -> None:
+        starting()
+        writing_process.work()
+
+    writer = forked(work)
     os.close(writing)
     step, skipped = dice.choice(_STEPS_BY_CONTROL.get(control, [*STEPS])), dice.randrange(2)
     lines, deadline = Lines(reading), time.monotonic() + 120
@@ -332,11 +354,11 @@ def _not_first(opened: Generation, found: dict[int, int], sample: int) -> Iterat
 
 def everything_judged(path: Path, ledger: Ledger) -> dict[str, Any]:
     """Return everything that is wrong after the last kill: each paper compared, found, and `verify` asked."""
-    judgement = judged(path, ledger, ledger.acknowledged)
-    found = {int(number): edition for number, edition in judgement["found"].items()}
+    judgement = judged(path, ledger, {*ledger.acknowledged, *ledger.begun})
     folder = IndexFolder(path)
-    judgement["wrong"] += list(_not_first(open_current(folder), found, len(found)))
-    judgement["wrong"] += [("torn", line) for line in problems(folder)]
+    if folder.current.exists() and not judgement["wrong"]:
+        judgement["wrong"] += _not_first(open_current(folder), judgement["found"], len(judgement["found"]))
+        judgement["wrong"] += [("torn", line) for line in problems(folder)]
     return judgement
 
 

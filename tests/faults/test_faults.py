@@ -28,14 +28,14 @@ def batch(matrix: str, trials: int, control: str = "none") -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("matrix", "trials"), [("generations", 40), ("library", 12), ("kills", 5)])
+@pytest.mark.parametrize(("matrix", "trials"), [("generations", 40), ("library", 12), ("kills", 5), ("power-cuts", 25)])
 def test_no_fault_does_what_must_never_be(matrix: str, trials: int) -> None:
     found = batch(matrix, trials)
     assert found["trials"] >= trials
     assert not any(found["failures"].values()), found
 
 
-@pytest.mark.parametrize(("matrix", "trials"), [("generations", 2), ("library", 2), ("kills", 1)])
+@pytest.mark.parametrize(("matrix", "trials"), [("generations", 2), ("library", 2), ("kills", 1), ("power-cuts", 2)])
 def test_without_a_fault_nothing_is_found(matrix: str, trials: int) -> None:
     found = batch(matrix, trials, "null")
     assert not any(found["failures"].values()), found
@@ -44,7 +44,12 @@ def test_without_a_fault_nothing_is_found(matrix: str, trials: int) -> None:
 
 @pytest.mark.parametrize(
     ("matrix", "trials", "control"),
-    [("generations", 12, "digests off"), ("library", 6, "row digests off"), ("kills", 8, "acknowledged early")],
+    [
+        ("generations", 12, "digests off"),
+        ("library", 6, "row digests off"),
+        ("kills", 4, "acknowledged early"),
+        ("power-cuts", 4, "fsync off"),
+    ],
 )
 def test_without_a_safeguard_what_must_never_be_is_found(matrix: str, trials: int, control: str) -> None:
     assert any(batch(matrix, trials, control)["failures"].values())
