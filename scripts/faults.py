@@ -20,6 +20,7 @@ from measuring import RESULTS, ROOT, commit, machine
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
+import calls  # noqa: E402
 import damage  # noqa: E402
 import kills  # noqa: E402
 import powercut  # noqa: E402
@@ -30,6 +31,9 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "generations": damage.damaged_generations,
     "library": damage.damaged_libraries,
     "kills": kills.run,
+    "last-calls": calls.killed_at_every_call,
+    "failing-calls": calls.every_call_fails,
+    "full-disk": calls.full_disk,
     "power-cuts": powercut.modelled,
     "real-power-cuts": powercut.real,
 }

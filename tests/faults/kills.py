@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ STEPS = {"import": 0.25, "publish": 0.06, "add": 0.06, "delete": 0.02, "merge": 
 """What a writer does, and within how many seconds of its beginning it is killed."""
 _STEPS_BY_CONTROL = {"null": ["the end"], "acknowledged early": ["import"]}
 _KILLS_PER_INDEX = 20
-_LARGE = (500, 32, 20)
+LARGE, SMALL = (500, 32, 20), (40, 4, 3)
+"""How many papers are imported, added in each of three requests, and deleted at a time."""
 _SAMPLE = 50
 _HEAD_START_SECONDS = 0.1
 _TOLERANCE = 1e-5
@@ -70,7 +72,7 @@ class Writer:
     """Does one step after the other until it is killed, and tells about each."""
 
     def __init__(
-        self, path: Path, known: int, seed: int, telling: int, control: str, sizes: tuple[int, int, int] = _LARGE
+        self, path: Path, known: int, seed: int, telling: int, control: str, sizes: tuple[int, int, int] = LARGE
     ) -> None:
         """Prepare.
 
@@ -86,19 +88,28 @@ class Writer:
         self._endless = control != "null"
         self._source = path.with_name("papers.jsonl")
         self._imported, self._added, self._deleted = sizes
+        self._steps = {
+            "import": self._import,
+            "add": self._add_and_publish,
+            "delete": self._delete,
+            "merge": self._merge,
+        }
 
     def work(self) -> None:
-        """Go on for ever; where nobody will come to kill, do a few steps."""
-        reindex.find_model = lambda *_: ModelFolder(  # type: ignore[attr-defined]
-            Path(SPEC.name), SPEC, "", ""
-        )
-        publishing.is_due = lambda *_: False  # type: ignore[attr-defined]  # to measure what is weak would take most of the time
+        """Go on for ever; where nobody will come to kill, do each step once more."""
+        names = [*self._steps]
+        again = iter(lambda: self._dice.choice(names), None) if self._endless else names
+        self.do(chain(["import"], again))
+
+    def do(self, names: Iterable[str]) -> None:
+        """Do these steps."""
+        model = ModelFolder(Path(SPEC.name), SPEC, "", "")
+        reindex.find_model = lambda *_: model  # type: ignore[attr-defined]
+        publishing.is_due = lambda *_: False  # type: ignore[attr-defined]  # it would take most of the time
         for room in (publishing, merging):
             room.publish = self._marked(room.publish)  # type: ignore[attr-defined]
-        steps = [self._import, self._add_and_publish, self._delete, self._merge]
-        self._import()
-        for step in iter(lambda: self._dice.choice(steps), None) if self._endless else steps:
-            step()
+        for name in names:
+            self._steps[name]()
 
     def _tell(self, *words: object) -> None:
         os.write(self._telling, (" ".join(map(str, words)) + "\n").encode())
@@ -224,7 +235,7 @@ def killed(
     ledger: Ledger,
     dice: random.Random,
     control: str,
-    sizes: tuple[int, int, int] = _LARGE,
+    sizes: tuple[int, int, int] = LARGE,
     starting: Callable[[], None] = lambda: None,
 ) -> str:
     """Let a writer work and kill it; return in which step. For the null control, let it come to its end."""
@@ -283,8 +294,11 @@ class Lines:
 # The judge, in a process of its own
 
 
-def judged(path: Path, ledger: Ledger, numbers: Iterable[int]) -> dict[str, Any]:
-    """Return everything that is wrong with the index, and which edition of these papers it holds."""
+def judged(path: Path, ledger: Ledger, numbers: Iterable[int], may_be_damaged: bool = False) -> dict[str, Any]:
+    """Return everything that is wrong with the index, and which edition of these papers it holds.
+
+    :param may_be_damaged: whether a generation may have been put aside as damaged.
+    """
     folder = IndexFolder(path)
     if not folder.library.exists():
         return {"wrong": [["lost", "there is no library"]] if ledger.acknowledged else [], "found": {}}
@@ -293,7 +307,7 @@ def judged(path: Path, ledger: Ledger, numbers: Iterable[int]) -> dict[str, Any]
         with Library.open(folder.library) as library:
             found = dict(_editions(library, ledger, sorted(numbers), wrong))
             if folder.current.exists() or ledger.published:
-                wrong += _torn(library, open_current(folder), ledger.published)
+                wrong += _torn(library, open_current(folder), 0 if may_be_damaged else ledger.published)
             if library.last_seq():
                 replayed = publish_pending(folder, library, SPEC)
                 wrong += _torn(library, replayed, library.last_seq())
@@ -304,7 +318,7 @@ def judged(path: Path, ledger: Ledger, numbers: Iterable[int]) -> dict[str, Any]
     except SemsearchError as error:
         wrong.append(("unloadable", str(error)))
         found = {}
-    if folder.quarantine.exists():
+    if folder.quarantine.exists() and not may_be_damaged:
         wrong.append(("unloadable", f"in quarantine: {[each.name for each in folder.quarantine.iterdir()]}"))
     return {"wrong": wrong, "found": found}
 

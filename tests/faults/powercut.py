@@ -19,7 +19,7 @@ from pathlib import Path
 import kills
 from children import Crashed, Hung, in_child
 from disks import Disk, write_out
-from kills import Ledger, Writer, everything_judged, killed
+from kills import SMALL, Ledger, Writer, everything_judged, killed
 from tallies import Tally
 from tracing import Action, Call, traced
 
@@ -27,7 +27,6 @@ from semsearch import durable
 from semsearch.library import Library
 
 MUST_BE_ZERO = kills.MUST_BE_ZERO
-_SMALL = (40, 4, 3)
 _TRIALS_PER_RECORDING = 250
 _DISK_BYTES = 96 << 20
 _CUTS_PER_DISK = 15
@@ -67,7 +66,7 @@ def recorded(room: Path, seed: int) -> tuple[list[tuple[int, Call]], list[tuple[
         elif any(path.is_relative_to(room) for path in call.paths):
             calls.append((now, call))
 
-    status = traced(Writer(room / "index", 0, seed, telling, "null", _SMALL).work, before, after)
+    status = traced(Writer(room / "index", 0, seed, telling, "null", SMALL).work, before, after)
     os.close(telling)
     if status:
         raise Crashed(f"the writer ended with status {status}")
@@ -136,11 +135,11 @@ def real(room: Path, trials: int, seed: int, control: str) -> Tally:
         image, ledger = room / "disk", Ledger()
         with image.open("wb") as file:
             file.truncate(_DISK_BYTES)
-        _system("mkfs.ext4", "-q", "-F", str(image))
+        system("mkfs.ext4", "-q", "-F", str(image))
         for _ in range(min(_CUTS_PER_DISK, trials - tally.trials)):
             with mounted(image, room / "mounted") as folder:
                 _worked(folder / "index", ledger, dice, control)
-                _system("cp", "--sparse=always", str(image), str(room / "copy"))
+                system("cp", "--sparse=always", str(image), str(room / "copy"))
             os.replace(room / "copy", image)
             with mounted(image, room / "mounted") as folder:
                 _judge(folder / "index", ledger, tally, "cut for real")
@@ -151,9 +150,9 @@ def real(room: Path, trials: int, seed: int, control: str) -> Tally:
 
 def _worked(path: Path, ledger: Ledger, dice: random.Random, control: str) -> None:
     starting = _without_fsync if control == "fsync off" else lambda: None
-    killed(path, ledger, dice, "null" if control == "null" else "none", _SMALL, starting)
+    killed(path, ledger, dice, "null" if control == "null" else "none", SMALL, starting)
     if control == "null":
-        _system("sync")
+        system("sync")
 
 
 def _without_fsync() -> None:
@@ -172,7 +171,7 @@ def _without_fsync() -> None:
 def mounted(image: Path, folder: Path) -> Iterator[Path]:
     """Give the file system in this file, as it is after a power cut: its journal is replayed."""
     folder.mkdir(exist_ok=True)
-    _system("mount", "-o", "loop", str(image), str(folder))
+    system("mount", "-o", "loop", str(image), str(folder))
     try:
         yield folder
     finally:
@@ -182,5 +181,6 @@ def mounted(image: Path, folder: Path) -> Iterator[Path]:
             time.sleep(0.05)
 
 
-def _system(*command: str) -> None:
+def system(*command: str) -> None:
+    """Run a command of the system's, which must succeed."""
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PATH": _PATHS})

@@ -28,14 +28,20 @@ def batch(matrix: str, trials: int, control: str = "none") -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("matrix", "trials"), [("generations", 40), ("library", 12), ("kills", 5), ("power-cuts", 25)])
+@pytest.mark.parametrize(
+    ("matrix", "trials"),
+    [("generations", 40), ("library", 12), ("kills", 5), ("power-cuts", 25), ("last-calls", 12), ("failing-calls", 12)],
+)
 def test_no_fault_does_what_must_never_be(matrix: str, trials: int) -> None:
     found = batch(matrix, trials)
     assert found["trials"] >= trials
     assert not any(found["failures"].values()), found
 
 
-@pytest.mark.parametrize(("matrix", "trials"), [("generations", 2), ("library", 2), ("kills", 1), ("power-cuts", 2)])
+@pytest.mark.parametrize(
+    ("matrix", "trials"),
+    [("generations", 2), ("library", 2), ("kills", 1), ("power-cuts", 2), ("last-calls", 1), ("failing-calls", 1)],
+)
 def test_without_a_fault_nothing_is_found(matrix: str, trials: int) -> None:
     found = batch(matrix, trials, "null")
     assert not any(found["failures"].values()), found
