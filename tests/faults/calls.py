@@ -52,6 +52,7 @@ FITTING: dict[int | str, tuple[str, ...]] = {
 """Which calls may fail with which error; "shorten" lets a write take half of what it was given."""
 _NAMED = ("disk I/O error", "unable to open database", "disk is full", "readonly database", "free some space")
 _PAGE = 4_096
+_LARGER = (300, 60, 30)  # so that there are more than a few pages to fill
 
 
 @dataclass
@@ -69,9 +70,10 @@ class Outcome:
 class Stage:
     """The index that all steps begin from, and what its writer acknowledged."""
 
-    def __init__(self, room: Path) -> None:
+    def __init__(self, room: Path, sizes: tuple[int, int, int] = SMALL) -> None:
         """Make it in `room`."""
         self.room = room
+        self._sizes = sizes
         self.base = room / "base" / "index"
         self.path = room / "copy" / "index"
         self.base.parent.mkdir()
@@ -100,7 +102,7 @@ class Stage:
 
     def _do(self, path: Path, steps: list[str], known: int) -> None:
         telling = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        Writer(path, known, 1, telling, "null", SMALL).do(steps)
+        Writer(path, known, 1, telling, "null", self._sizes).do(steps)
 
     def stopped(self, step: str, at: int, what: Action, counted: Callable[[Call], bool]) -> dict[str, Any]:
         """Do a step on the copy, and do `what` at call `at` of those that are counted, from 1; 0 for none."""
@@ -123,7 +125,7 @@ class Stage:
 
         def work() -> None:
             try:
-                Writer(self.path, self.known, 2, telling, "null", SMALL).do([step])
+                Writer(self.path, self.known, 2, telling, "null", self._sizes).do([step])
             except BaseException as error:
                 report.write_text(json.dumps([str(error), isinstance(error, SemsearchError | OSError)]))
                 os._exit(1)
@@ -276,11 +278,11 @@ def full_disk(room: Path, trials: int, seed: int, control: str) -> Tally:
     Free space is not looked at beforehand, which would spare it most of this. The null control has room enough; with
     "writes unchecked" nobody hears that a file takes no more, nor reads it back.
     """
-    stage, tally = Stage(room), Tally("full disk", control, seed, FAILURES_MUST_BE_ZERO)
+    stage, tally = Stage(room, _LARGER), Tally("full disk", control, seed, FAILURES_MUST_BE_ZERO)
     generation._SPARE_BYTES = generation._BYTES_PER_PAPER = 0
     if control == "writes unchecked":
         write = durable.CheckedWriter.write
-        durable.CheckedWriter.write = _unchecked(write)  # type: ignore[method-assign,assignment]
+        durable.CheckedWriter.write = _unchecked(write)  # type: ignore[method-assign]
         generation._check_written = lambda *_: None
     small = room / "small"
     small.mkdir()
