@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 import calls  # noqa: E402
 import damage  # noqa: E402
 import kills  # noqa: E402
+import poison  # noqa: E402
 import powercut  # noqa: E402
 from tallies import Tally  # noqa: E402
 
@@ -34,6 +35,7 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "last-calls": calls.killed_at_every_call,
     "failing-calls": calls.every_call_fails,
     "full-disk": calls.full_disk,
+    "poison": poison.run,
     "power-cuts": powercut.modelled,
     "real-power-cuts": powercut.real,
 }

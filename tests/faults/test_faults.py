@@ -30,7 +30,15 @@ def batch(matrix: str, trials: int, control: str = "none") -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("matrix", "trials"),
-    [("generations", 40), ("library", 12), ("kills", 5), ("power-cuts", 25), ("last-calls", 12), ("failing-calls", 12)],
+    [
+        ("generations", 40),
+        ("library", 12),
+        ("kills", 5),
+        ("power-cuts", 25),
+        ("last-calls", 12),
+        ("failing-calls", 12),
+        ("poison", 28),
+    ],
 )
 def test_no_fault_does_what_must_never_be(matrix: str, trials: int) -> None:
     found = batch(matrix, trials)
@@ -40,7 +48,15 @@ def test_no_fault_does_what_must_never_be(matrix: str, trials: int) -> None:
 
 @pytest.mark.parametrize(
     ("matrix", "trials"),
-    [("generations", 2), ("library", 2), ("kills", 1), ("power-cuts", 2), ("last-calls", 1), ("failing-calls", 1)],
+    [
+        ("generations", 2),
+        ("library", 2),
+        ("kills", 1),
+        ("power-cuts", 2),
+        ("last-calls", 1),
+        ("failing-calls", 1),
+        ("poison", 1),
+    ],
 )
 def test_without_a_fault_nothing_is_found(matrix: str, trials: int) -> None:
     found = batch(matrix, trials, "null")
