@@ -25,6 +25,7 @@ import damage  # noqa: E402
 import kills  # noqa: E402
 import poison  # noqa: E402
 import powercut  # noqa: E402
+import rivals  # noqa: E402
 from tallies import Tally  # noqa: E402
 
 BATCHES = RESULTS / "faults.jsonl"
@@ -36,6 +37,8 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "failing-calls": calls.every_call_fails,
     "full-disk": calls.full_disk,
     "poison": poison.run,
+    "two-writers": rivals.two_writers,
+    "clock": rivals.jumping_clock,
     "power-cuts": powercut.modelled,
     "real-power-cuts": powercut.real,
 }

@@ -72,21 +72,28 @@ class Writer:
     """Does one step after the other until it is killed, and tells about each."""
 
     def __init__(
-        self, path: Path, known: int, seed: int, telling: int, control: str, sizes: tuple[int, int, int] = LARGE
+        self,
+        path: Path,
+        known: int,
+        seed: int,
+        telling: int,
+        control: str,
+        sizes: tuple[int, int, int] = LARGE,
+        first: int = 0,
     ) -> None:
         """Prepare.
 
-        :param known: how many papers there are already, numbered from 0.
+        :param known: the number of the first paper that is new; those from `first` to it are there already.
         :param telling: the descriptor to which it is told what is begun, acknowledged and published.
         :param sizes: how many papers are imported, added and deleted at a time.
         """
         self._folder = IndexFolder(path)
-        self._known = known
+        self._first, self._known = first, known
         self._dice = random.Random(seed)
         self._telling = telling
         self._early = control == "acknowledged early"
         self._endless = control != "null"
-        self._source = path.with_name("papers.jsonl")
+        self._source = path.with_name(f"papers{first}.jsonl")
         self._imported, self._added, self._deleted = sizes
         self._steps = {
             "import": self._import,
@@ -128,8 +135,8 @@ class Writer:
         """Return new papers and, one in ten, other editions of old ones, as (number, edition)."""
         papers = {}
         for _ in range(count):
-            if self._known and self._dice.random() < 0.1:
-                papers[self._dice.randrange(self._known)] = self._dice.randrange(1, 1_000_000)
+            if self._known > self._first and self._dice.random() < 0.1:
+                papers[self._dice.randrange(self._first, self._known)] = self._dice.randrange(1, 1_000_000)
             else:
                 papers[self._known] = 0
                 self._known += 1
@@ -174,7 +181,7 @@ class Writer:
         line.stop(60)
 
     def _delete(self) -> None:
-        gone = [(number, GONE) for number in sorted(self._dice.sample(range(self._known), self._deleted))]
+        gone = [(number, GONE) for number in sorted(self._dice.sample(range(self._first, self._known), self._deleted))]
         self._tell("begun", json.dumps(gone))
         self._tell("step", "delete")
         with Library.open(self._folder.library) as library:
@@ -207,7 +214,7 @@ class Ledger:
         if kind == "step":
             self.step = rest
         elif kind == "published":
-            self.published = int(rest)
+            self.published = max(self.published, int(rest))
         else:
             for number, edition in json.loads(rest):
                 self.touched.add(number)
