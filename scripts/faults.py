@@ -3,7 +3,8 @@
 
     scripts/faults.py generations --trials 500 --seed 1
 
-Each run is a batch: it appends one line to docs/benchmarks/faults.jsonl, and batches of one matrix are summed.
+Each run is a batch: it appends one line to docs/benchmarks/faults.jsonl. `scripts/faults.py report` sums the batches of
+each matrix and writes them into docs/reliability.md.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from measuring import RESULTS, ROOT, commit, machine
 
@@ -26,9 +28,11 @@ import kills  # noqa: E402
 import poison  # noqa: E402
 import powercut  # noqa: E402
 import rivals  # noqa: E402
-from tallies import Tally  # noqa: E402
+from tallies import Tally, tables  # noqa: E402
 
 BATCHES = RESULTS / "faults.jsonl"
+PAGE = ROOT / "docs" / "reliability.md"
+_BEGIN, _END = "<!-- figures: scripts/faults.py report -->", "<!-- end of figures -->"
 MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "generations": damage.damaged_generations,
     "library": damage.damaged_libraries,
@@ -44,16 +48,32 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
 }
 
 
+def batches() -> list[dict[str, Any]]:
+    """Return all batches that were kept."""
+    return [json.loads(line) for line in BATCHES.read_text(encoding="utf-8").splitlines()]
+
+
+def with_figures(page: str, kept: list[dict[str, Any]]) -> str:
+    """Return the page with the tables of these batches in their place."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    assert begin and end, "the page has a place for them"
+    return f"{before}{begin}\n{tables(kept)}{end}{after}"
+
+
 def main() -> None:
     """Run one batch and keep its result."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("matrix", choices=MATRICES)
+    arguments.add_argument("matrix", choices=[*MATRICES, "report"])
     arguments.add_argument("--trials", type=int, default=500)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--control", default="none", help="null: no fault; or the name of what is taken away")
     arguments.add_argument("--room", type=Path, help="a folder to work in; by default one in memory")
     arguments.add_argument("--show", action="store_true", help="show the result and do not keep it")
     options = arguments.parse_args()
+    if options.matrix == "report":
+        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), batches()), encoding="utf-8")
+        return
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     logging.getLogger("semsearch").addHandler(logging.NullHandler())  # each trial hears for itself
     with tempfile.TemporaryDirectory(dir=options.room or memory, prefix="semsearch-faults-") as room:

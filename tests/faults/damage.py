@@ -180,8 +180,13 @@ class Base:
         yield from (("CURRENT", kind, False) for kind in _OF_CURRENT)
 
     def library_pairs(self) -> Iterator[tuple[str, str, bool]]:
-        """Yield the library's two files with everything that may become of them."""
+        """Yield the library's two files with everything that may become of them.
+
+        Where the third is true, all of the log is in the file before, so that no damage of the file is covered by it.
+        """
         yield from ((_DATABASE, kind, False) for kind in ("an older copy", "an older copy alone"))
+        for kind in (*_OF_DATABASES, *("one bit", "eight bits", "zero page", "misplaced write") * 2):
+            yield _DATABASE, kind, True
         for name in (_DATABASE, _LOG):
             yield from ((name, kind, False) for kind in (*_OF_DATABASES, "of another index"))
             yield from [(name, kind, False) for kind in ("one bit", "eight bits", "zero page", "misplaced write")] * 2
@@ -290,6 +295,8 @@ def trial(base: Base, tally: Tally, name: str, kind: str, shared: bool, dice: ra
     """Damage this file of a copy and count what came of it; one in four generations is brought up to date as well."""
     what = f"{kind}, {name}{', shared' if shared else ''}"
     path = base.copied((name,) if name in base.files else ())
+    if shared and name == _DATABASE:
+        in_child(partial(_without_log, path))
     if not shared and name in base.files:
         data = (path / name).read_bytes()
         (path / name).unlink()
@@ -309,6 +316,11 @@ def trial(base: Base, tally: Tally, name: str, kind: str, shared: bool, dice: ra
         tally.count("unexplained" if "status" in str(error) else "crash", f"{what}: {error}")
     except Hung as error:
         tally.count("hang", f"{what}: {error}")
+
+
+def _without_log(path: Path) -> None:
+    with Library.open(path / _DATABASE):  # whoever closes it last brings the log into the file
+        pass
 
 
 def _go_on(base: Base, tally: Tally, path: Path, name: str, what: str) -> None:

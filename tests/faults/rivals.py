@@ -65,7 +65,7 @@ def two_writers(room: Path, trials: int, seed: int, control: str) -> Tally:
             time.sleep(dice.uniform(0.2, 1.0))
             os.kill(killed, signal.SIGKILL)
         statuses = {each: _ended(each) for each in ([second] if control == "null" else [first, second])}
-        when = "one killed" if killed else "none killed"
+        when = "whole" if control == "null" else "one killed" if killed else "none killed"
         if bad := {each: status for each, status in statuses.items() if status and each != killed}:
             tally.note("hang" if -signal.SIGALRM in bad.values() else "crash", f"{when}: {bad}")
         _judge(path, _joined(ledgers), tally, when)

@@ -1,5 +1,6 @@
 """What did a matrix of faults come to, and what does that say of all the faults that were not tried?"""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -99,3 +100,68 @@ def summed(batches: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str,
         for name, value in batch["largest"].items():
             whole["largest"][name] = max(value, whole["largest"].get(name, 0.0))
     return sums
+
+
+# As tables
+
+
+def tables(batches: Iterable[dict[str, Any]]) -> str:
+    """Return what all batches came to, as tables in Markdown."""
+    sums = summed(batches)
+    lines = [
+        "| matrix | trials | what must never be | in less than (95 %) | acknowledged papers | seeds | commits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (matrix, control), whole in sums.items():
+        if control == "none":
+            seen = sum(whole["failures"].values())
+            limit = bound(seen, whole["trials"])
+            cells = [
+                matrix,
+                f"{whole['trials']:,}",
+                f"{seen} of {', '.join(whole['failures'])}",
+                f"{limit:.2%}" if limit else "",
+                f"{whole['sums']['acknowledged']:,}" if whole["sums"]["acknowledged"] else "",
+                _numbers(whole["seeds"]),
+                ", ".join(whole["commits"]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| matrix | control | trials | reported |", "|---|---|---|---|"]
+    for (matrix, control), whole in sums.items():
+        if control != "none":
+            seen = ", ".join(f"{count:,} {name}" for name, count in whole["failures"].items() if count)
+            lines.append(f"| {matrix} | {control} | {whole['trials']:,} | {seen or 'nothing'} |")
+    lines += ["", "| matrix | what became of the trials | at most |", "|---|---|---|"]
+    for (matrix, control), whole in sums.items():
+        if control == "none":
+            became = ", ".join(f"{count:,} {name}" for name, count in sorted(whole["outcomes"].items()))
+            most = ", ".join(f"{value:g} {name}" for name, value in sorted(whole["largest"].items()))
+            lines.append(f"| {matrix} | {became} | {most} |")
+    machines = {
+        json.dumps(machine, sort_keys=True): machine for whole in sums.values() for machine in whole["machines"]
+    }
+    hours = sum(whole["seconds"] for whole in sums.values()) / 3_600
+    lines += ["", f"Made in {hours:.1f} hours on " + "; ".join(map(_machine, machines.values())) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Return numbers with runs of them shortened.
+
+    >>> _numbers([1, 2, 3, 7])
+    '1-3, 7'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    gib = machine["memory_bytes"] / (1 << 30)
+    return (
+        f"{machine['cores']} cores ({machine['cpu']}), {gib:.0f} GiB, {machine['system']}, Python {machine['python']}"
+    )

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
-from tallies import bound, summed
+from tallies import bound, summed, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,3 +109,39 @@ def test_batches_are_summed_by_matrix_and_control() -> None:
 def test_the_rule_of_three() -> None:
     assert bound(0, 3_000) == 0.001
     assert bound(0, 0) is bound(1, 100) is None
+
+
+def test_the_page_tells_what_the_batches_came_to() -> None:
+    page = faults.PAGE.read_text(encoding="utf-8")
+    assert faults.with_figures(page, faults.batches()) == page, "run scripts/faults.py report"
+
+
+def test_tables_by_hand() -> None:
+    machine = {"cores": 2, "cpu": "Z80", "memory_bytes": 1 << 31, "system": "CP/M", "python": "3.11"}
+    common = {"seconds": 1_800, "commit": "abc", "machine": machine, "largest": {"seconds to fall back": 0.25}}
+    one = common | {
+        "matrix": "kills",
+        "trials": 1_500,
+        "failures": {"lost": 0, "torn": 0},
+        "outcomes": {"whole": 1_500},
+    }
+    kept = [
+        one | {"control": "none", "seed": 1, "sums": {"acknowledged": 9_000}},
+        one | {"control": "none", "seed": 2, "sums": {"acknowledged": 1_000}},
+        one | {"control": "early", "seed": 0, "sums": {}, "trials": 20, "failures": {"lost": 7, "torn": 0}},
+    ]
+    assert tables(kept).splitlines() == [
+        "| matrix | trials | what must never be | in less than (95 %) | acknowledged papers | seeds | commits |",
+        "|---|---|---|---|---|---|---|",
+        "| kills | 3,000 | 0 of lost, torn | 0.10% | 10,000 | 1-2 | abc |",
+        "",
+        "| matrix | control | trials | reported |",
+        "|---|---|---|---|",
+        "| kills | early | 20 | 7 lost |",
+        "",
+        "| matrix | what became of the trials | at most |",
+        "|---|---|---|",
+        "| kills | 3,000 whole | 0.25 seconds to fall back |",
+        "",
+        "Made in 1.5 hours on 2 cores (Z80), 2 GiB, CP/M, Python 3.11.",
+    ]
