@@ -880,6 +880,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise SemsearchError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise LibraryDamageError(f"{path}: {error}; restore it from a backup") from error
+    except UnicodeDecodeError as error:  # in what SQLite says of a damaged schema, which it quotes
+        raise LibraryDamageError(f"{path}: its schema is damaged; restore it from a backup") from error
 
 
 def _batches(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:

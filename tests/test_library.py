@@ -582,6 +582,17 @@ def test_no_flipped_bit_anywhere_in_the_file_is_silent(tmp_path: Path) -> None:
     assert differing < 10
 
 
+def test_a_schema_that_is_no_text_any_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    with Library.create(path) as library:
+        add(library, [make_paper(1)])
+    data = path.read_bytes()
+    assert data.count(b"tableencodersencoders") == 1
+    path.write_bytes(data.replace(b"tableencodersencoders", b"tableencod\xe5rsencoders"))
+    with pytest.raises(LibraryDamageError, match="restore it from a backup"):
+        Library.open(path)
+
+
 @pytest.mark.parametrize("cut", [0, 100, 4_096, 10_000, -4_096, -1])
 def test_a_truncated_library_is_not_read(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "library.db"
