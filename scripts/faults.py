@@ -28,8 +28,17 @@ import kills  # noqa: E402
 import poison  # noqa: E402
 import powercut  # noqa: E402
 import rivals  # noqa: E402
+import tracing  # noqa: E402
 from tallies import Tally, tables  # noqa: E402
 
+NEEDS: dict[str, Callable[[], str | None]] = {
+    "last-calls": tracing.why_not,
+    "failing-calls": tracing.why_not,
+    "full-disk": powercut.why_not,
+    "power-cuts": tracing.why_not,
+    "real-power-cuts": powercut.why_not,
+}
+"""What tells why a matrix cannot be done on a machine."""
 BATCHES = RESULTS / "faults.jsonl"
 PAGE = ROOT / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- figures: scripts/faults.py report -->", "<!-- end of figures -->"
@@ -74,6 +83,8 @@ def main() -> None:
     if options.matrix == "report":
         PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), batches()), encoding="utf-8")
         return
+    if why := NEEDS.get(options.matrix, lambda: None)():
+        sys.exit(f"cannot be done here: {why}")
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     logging.getLogger("semsearch").addHandler(logging.NullHandler())  # each trial hears for itself
     with tempfile.TemporaryDirectory(dir=options.room or memory, prefix="semsearch-faults-") as room:

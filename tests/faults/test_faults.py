@@ -24,58 +24,56 @@ def batch(matrix: str, trials: int, control: str = "none") -> dict[str, Any]:
     command += ["--trials", str(trials), "--control", control]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    if done.stderr.startswith("cannot be done here"):
+        pytest.skip(f"{matrix} {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-@pytest.mark.parametrize(
-    ("matrix", "trials"),
-    [
-        ("generations", 40),
-        ("library", 12),
-        ("kills", 5),
-        ("power-cuts", 25),
-        ("last-calls", 12),
-        ("failing-calls", 12),
-        ("poison", 28),
-    ],
-)
-def test_no_fault_does_what_must_never_be(matrix: str, trials: int) -> None:
-    found = batch(matrix, trials)
-    assert found["trials"] >= trials
+TRIALS = {
+    "generations": 30,
+    "library": 8,
+    "kills": 4,
+    "last-calls": 8,
+    "failing-calls": 10,
+    "power-cuts": 15,
+    "poison": 28,
+    "two-writers": 2,
+    "clock": 1,
+}
+CONTROLS = {
+    "generations": ("digests off", 12),
+    "library": ("row digests off", 6),
+    "kills": ("acknowledged early", 3),
+    "last-calls": ("acknowledged early", 3),
+    "failing-calls": ("fsync ignored", 4),
+    "power-cuts": ("fsync off", 4),
+    "poison": ("nothing checked", 12),
+    "two-writers": ("locks off", 1),
+    "clock": ("live unguarded", 2),
+}
+
+
+@pytest.mark.parametrize("matrix", TRIALS)
+def test_no_fault_does_what_must_never_be(matrix: str) -> None:
+    found = batch(matrix, TRIALS[matrix])
+    assert found["trials"] == TRIALS[matrix]
     assert not any(found["failures"].values()), found
 
 
-@pytest.mark.parametrize(
-    ("matrix", "trials"),
-    [
-        ("generations", 2),
-        ("library", 2),
-        ("kills", 1),
-        ("power-cuts", 2),
-        ("last-calls", 1),
-        ("failing-calls", 1),
-        ("poison", 1),
-    ],
-)
-def test_without_a_fault_nothing_is_found(matrix: str, trials: int) -> None:
-    found = batch(matrix, trials, "null")
+@pytest.mark.parametrize("matrix", TRIALS)
+def test_without_a_fault_nothing_is_found(matrix: str) -> None:
+    found = batch(matrix, 1, "null")
     assert not any(found["failures"].values()), found
-    assert found["outcomes"]["whole"] == found["trials"]
+    assert found["outcomes"]["whole"] == found["trials"] == 1
 
 
-@pytest.mark.parametrize(
-    ("matrix", "trials", "control"),
-    [
-        ("generations", 12, "digests off"),
-        ("library", 6, "row digests off"),
-        ("kills", 4, "acknowledged early"),
-        ("power-cuts", 4, "fsync off"),
-    ],
-)
-def test_without_a_safeguard_what_must_never_be_is_found(matrix: str, trials: int, control: str) -> None:
-    assert any(batch(matrix, trials, control)["failures"].values())
+@pytest.mark.parametrize("matrix", TRIALS)
+def test_without_a_safeguard_what_must_never_be_is_found(matrix: str) -> None:
+    control, trials = CONTROLS[matrix]
+    found = batch(matrix, trials, control)
+    assert any(found["failures"].values()), found
 
 
 # What the figures say
