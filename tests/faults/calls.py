@@ -154,7 +154,8 @@ def killed_at_every_call(room: Path, trials: int, seed: int, control: str) -> Ta
     """Return what came of a kill before each call of each step that changes the disk.
 
     They are shuffled, always alike, and the seed says which so many of them: the first for 0, the next for 1.
-    The null control is not killed; with "acknowledged early", a step says what it does before it begins.
+    The null control is not killed; with "acknowledged early", a step says what it does before it begins, and is killed
+    as it begins.
     """
     stage, tally, dice = Stage(room), Tally("last calls", control, seed, KILLS_MUST_BE_ZERO), random.Random(0)
     points = []
@@ -162,7 +163,7 @@ def killed_at_every_call(room: Path, trials: int, seed: int, control: str) -> Ta
         stage.copy()
         calls = in_child(partial(stage.stopped, step, 0, "go on", _changes))["calls"]
         tally.at_most(f"calls of {step}", len(calls))
-        points += [(step, at) for at in range(1, len(calls) + 1)]
+        points += [(step, at) for at in range(1, len(calls) + 1 if control != "acknowledged early" else 4)]
     tally.at_most("points", len(points))
     dice.shuffle(points)
     for step, at in points[seed * trials : (seed + 1) * trials]:

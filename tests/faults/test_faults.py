@@ -32,11 +32,11 @@ def batch(matrix: str, trials: int, control: str = "none") -> dict[str, Any]:
 
 
 TRIALS = {
-    "generations": 30,
+    "generations": 25,
     "library": 8,
-    "kills": 4,
+    "kills": 2,
     "last-calls": 8,
-    "failing-calls": 10,
+    "failing-calls": 6,
     "power-cuts": 15,
     "poison": 28,
     "two-writers": 2,
@@ -46,7 +46,7 @@ CONTROLS = {
     "generations": ("digests off", 12),
     "library": ("row digests off", 6),
     "kills": ("acknowledged early", 3),
-    "last-calls": ("acknowledged early", 3),
+    "last-calls": ("acknowledged early", 6),
     "failing-calls": ("fsync ignored", 4),
     "power-cuts": ("fsync off", 4),
     "poison": ("nothing checked", 12),
