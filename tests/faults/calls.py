@@ -19,12 +19,13 @@ from typing import Any
 
 import kills
 from children import Crashed, Hung, in_child
-from kills import SMALL, Ledger, Writer, judged
+from kills import judged
 from powercut import system
 from storage import files_below
 from tallies import Tally
 from tracing import Action, Call, traced
 from truth import linked_copy
+from writer import SMALL, Ledger, Writer
 
 from semsearch import durable, generation
 from semsearch.errors import SemsearchError

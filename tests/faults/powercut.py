@@ -19,9 +19,10 @@ from pathlib import Path
 import kills
 from children import Crashed, Hung, in_child
 from disks import Disk, write_out
-from kills import SMALL, Ledger, Writer, everything_judged, killed
+from kills import everything_judged, killed
 from tallies import Tally
 from tracing import Action, Call, traced
+from writer import SMALL, Ledger, Writer
 
 from semsearch import durable
 from semsearch.library import Library

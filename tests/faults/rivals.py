@@ -18,8 +18,9 @@ from typing import Any
 
 import kills
 from children import Crashed, Hung, forked, in_child
-from kills import SMALL, Ledger, Writer, everything_judged
+from kills import everything_judged
 from tallies import Tally
+from writer import SMALL, Ledger, Writer
 
 from semsearch import durable, generation
 from semsearch.errors import IndexBusyError
