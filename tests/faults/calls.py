@@ -52,6 +52,7 @@ FITTING: dict[int | str, tuple[str, ...]] = {
 }
 """Which calls may fail with which error; "shorten" lets a write take half of what it was given."""
 _NAMED = ("disk I/O error", "unable to open database", "disk is full", "readonly database", "free some space")
+_UNREADABLE = "database disk image is malformed"  # so SQLite calls what the disk does not give back
 _PAGE = 4_096
 _LARGER = (300, 60, 30)  # so that there are more than a few pages to fill
 
@@ -266,6 +267,8 @@ def _verdict(outcome: Outcome, error: Action, called_damage: bool) -> str:
 
 def _is_named(outcome: Outcome, error: Action) -> bool:
     texts = (*_NAMED, os.strerror(error)) if isinstance(error, int) else _NAMED
+    if error == errno.EIO and outcome.hit.startswith(("read ", "pread64 ")):
+        texts = (*texts, _UNREADABLE)
     return outcome.is_ours and any(text in outcome.error for text in texts)
 
 
