@@ -23,6 +23,7 @@ from semsearch.errors import IndexBusyError
 
 _READ_BYTES = 1 << 20
 _LOCK_POLL_SECONDS = 0.05
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,19 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary.unlink(missing_ok=True)
     write_file(temporary, data)
     temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def name_file(made: Path, path: Path) -> None:
+    """Give a file that is on the disk its name, unless another process has given it to another file meanwhile."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        made.rename(path)
     sync_folder(path.parent)
 
 

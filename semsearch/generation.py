@@ -76,10 +76,13 @@ _CANARIES = 4
 _CANARY_DEPTH = 10
 _CANARY_TOLERANCE = 1e-5
 _MISSING_IF_APPROXIMATE = 2  # another version of FAISS may estimate a little differently
+_LENGTH_TOLERANCE = 0.01  # of its square; an encoder's may be off by a fifth of that
 _NOT_DAMAGE = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR),
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # of the folder for temporary files, which opening needs
 }
+_NOT_AS_IT_SHOULD_BE = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
+"""What numpy, FAISS and our own unpacking raise on files and manifests that say something impossible."""
 
 _MOST_SCANS = 64  # queries at once: FAISS multiplies matrices from 20 on, and reads the vectors once for all of them
 
@@ -840,12 +843,19 @@ def _quarantined(folder: IndexFolder) -> list[int]:
 
 
 def current_generation(folder: IndexFolder) -> tuple[int, str] | None:
-    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or damaged."""
+    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or damaged.
+
+    :raises SemsearchError: if it cannot be read just now.
+    """
     try:
         line = folder.current.read_bytes()
         number, manifest_sha256, _ = line.decode("ascii").split()
         named = int(number), manifest_sha256
-    except (FileNotFoundError, ValueError):
+    except OSError as error:
+        if error.errno in _NOT_DAMAGE:
+            raise SemsearchError(f"{folder.current} cannot be read now: {error}") from error
+        return None  # it is not there, or the disk no longer gives it back
+    except ValueError:
         return None
     return named if line == _current_line(*named) else None
 
@@ -916,7 +926,7 @@ def open_generation(
         if error.errno in _NOT_DAMAGE:
             raise SemsearchError(f"{path} cannot be opened now: {error}") from error
         raise GenerationDamageError(f"{path}: {error}") from error
-    except (ValueError, RuntimeError) as error:  # numpy and FAISS on files that are not what they should be
+    except _NOT_AS_IT_SHOULD_BE as error:
         if any(os.strerror(code) in str(error) for code in _NOT_DAMAGE):  # FAISS has no other way to say so
             raise SemsearchError(f"{path} cannot be opened now: {error}") from error
         raise GenerationDamageError(f"{path}: {error}") from error
@@ -940,11 +950,30 @@ def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: 
         open_already[name] if name in shared else Segment(path / name, record)
         for name, record in ((f"segments/{record.name}", record) for record in manifest.segments)
     ]
+    for segment in segments:
+        if f"segments/{segment.name}" not in shared:
+            _check_segment(segment, manifest.encoder.dimension)
     tombstones, pairs = (_load_array(path / name) for name in (_TOMBSTONES, _WORKS))
     generation = Generation(manifest, (number, sha256), segments, tombstones, pairs, lexical)
     for canary in manifest.canaries:
         _check_canary(generation, canary)
     return generation
+
+
+def _check_segment(segment: Segment, dimension: int) -> None:
+    """Refuse rows that could never be found, or not be joined to their papers, however sound their files are.
+
+    :raises GenerationDamageError: if vectors are not unit vectors of this dimension, or seqs do not ascend.
+    """
+    if segment.vectors.dimension != dimension:
+        raise GenerationDamageError(
+            f"segment {segment.name} has vectors of dimension {segment.vectors.dimension}, "
+            f"its manifest says {dimension}"
+        )
+    if not (np.diff(segment.seqs) > 0).all():
+        raise GenerationDamageError(f"the seqs of segment {segment.name} do not ascend")
+    if not (np.abs(segment.vectors.squared_lengths() - 1) <= _LENGTH_TOLERANCE).all():  # so NaN is wrong, too
+        raise GenerationDamageError(f"segment {segment.name} has vectors that are no unit vectors")
 
 
 def _shared_folders(one: Manifest, other: Manifest) -> set[str]:

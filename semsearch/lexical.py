@@ -355,6 +355,10 @@ class LexicalIndex:
             return None
         return self._hits(Query.const_score_query(_joined(clauses), 1.0), self.papers)[1]
 
+    def named(self, paper_id: str) -> NDArray[np.int64]:
+        """Return the seqs of all papers that have this id, or have it for another spelling of theirs."""
+        return self._hits(self._term("id", paper_id.lower()), self.papers)[1]
+
     def most(self, query: LexicalQuery) -> float:
         """Return what a paper could score at most for the query's words in its text: (k1 + 1) times their idf.
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -25,7 +26,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from semsearch.durable import make_folder
+from semsearch.durable import make_folder, name_file, sync_file
 from semsearch.errors import (
     IndexBusyError,
     IndexMissingError,
@@ -144,10 +145,29 @@ class Library:
     def create(cls, path: Path) -> "Library":
         """Return the library at `path`, made empty first if there is none.
 
+        :raises IndexMissingError: if there is none, but a log of one.
         :raises LibraryDamageError: if the file exists and is not a readable library.
         """
         make_folder(path.parent)
+        if not path.exists():
+            cls._make_empty(path)
         return cls._connected(path, may_create=True)
+
+    @classmethod
+    def _make_empty(cls, path: Path) -> None:
+        """Bring an empty library to the disk in one step: a power cut must not leave half of one, which nobody reads.
+
+        It is SQLite that puts the file together, so that is done aside.
+        """
+        if (
+            path.with_name(f"{path.name}-wal").exists() and not path.exists()
+        ):  # it may hold papers, and would be put into the new file
+            raise IndexMissingError(f"{path} is missing although its log is there; restore it from a backup")
+        with TemporaryDirectory(dir=path.parent, prefix=f"{path.name}-") as aside:
+            made = Path(aside) / path.name
+            cls._connected(made, may_create=True).close()
+            sync_file(made)
+            name_file(made, path)
 
     @classmethod
     def open(cls, path: Path) -> "Library":
@@ -860,6 +880,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise SemsearchError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise LibraryDamageError(f"{path}: {error}; restore it from a backup") from error
+    except UnicodeDecodeError as error:  # in what SQLite says of a damaged schema, which it quotes
+        raise LibraryDamageError(f"{path}: its schema is damaged; restore it from a backup") from error
 
 
 def _batches(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:

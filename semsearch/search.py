@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from semsearch.columns import Facet
 from semsearch.encoders import Encoder, LazyEncoder, checked, find_model
-from semsearch.errors import EncoderError, PaperNotFoundError, RecordError
+from semsearch.errors import EncoderError, LibraryDamageError, PaperNotFoundError, RecordError
 from semsearch.evidence import QueryTerms, explain
 from semsearch.filters import EVERY_PAPER, Filter
 from semsearch.generation import Generation, IndexFolder, open_current
@@ -248,7 +248,7 @@ class Searcher:
         unknown: list[str] = []
         for paper_id in paper_ids:
             try:
-                versions = np.array(self.library.versions_of(normalise_id(paper_id)), dtype=np.int64)
+                versions = self._versions_of(normalise_id(paper_id))
             except RecordError:
                 versions = np.empty(0, dtype=np.int64)
             rows = self.generation.rows_of(versions)
@@ -285,8 +285,22 @@ class Searcher:
 
     def _rows_of_ids(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of those papers that there are."""
-        versions = [seq for paper_id in paper_ids for seq in self.library.versions_of(paper_id)]
-        return self.generation.rows_of(np.array(versions, dtype=np.int64))
+        versions = [self._versions_of(paper_id) for paper_id in paper_ids]
+        return self.generation.rows_of(np.concatenate([np.empty(0, dtype=np.int64), *versions]))
+
+    def _versions_of(self, paper_id: str) -> NDArray[np.int64]:
+        """Return the seqs of this paper's versions, ascending.
+
+        :raises LibraryDamageError: if the library has never met a paper that the generation was made with.
+        """
+        versions = self.library.versions_of(paper_id)
+        if not versions and not self.library.has_met(paper_id):  # a damaged key would hide it
+            rows = self.generation.rows_of(self.generation.lexical.named(paper_id))
+            if paper_id in self.generation.ids_at(rows[self.generation.is_live(rows)]):
+                raise LibraryDamageError(
+                    f"{self.library.path} no longer finds paper {paper_id!r}, which it held; restore it from a backup"
+                )
+        return np.array(versions, dtype=np.int64)
 
     def _question(self, query: str, mode: Mode, where: Filter, *, exact: bool = False) -> tuple[LexicalQuery, Question]:
         """Return what a query asks for, as it was read and as it is ranked.

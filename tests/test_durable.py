@@ -186,6 +186,32 @@ def test_replacing_brings_content_then_name_to_the_disk(tmp_path: Path, monkeypa
     assert events == ["file", "CURRENT.tmp -> CURRENT", "folder"]
 
 
+def test_a_name_is_given_once_and_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    (tmp_path / "first").write_bytes(b"first")
+    (tmp_path / "second").write_bytes(b"second")
+    durable.name_file(tmp_path / "first", tmp_path / "name")
+    assert synced == [tmp_path.stat().st_ino]
+    durable.name_file(tmp_path / "second", tmp_path / "name")
+    assert (tmp_path / "name").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EIO])
+def test_without_hard_links_a_file_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", fail)
+    (tmp_path / "made").write_bytes(b"made")
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            durable.name_file(tmp_path / "made", tmp_path / "name")
+        return
+    durable.name_file(tmp_path / "made", tmp_path / "name")
+    assert (tmp_path / "name").read_bytes() == b"made"
+
+
 def test_a_new_folder_is_on_the_disk_with_all_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import gc
 import json
@@ -38,7 +39,7 @@ from storage import (
 )
 
 from semsearch import generation as room
-from semsearch.durable import FileRecord, digest_differs, exclusive_lock
+from semsearch.durable import FileRecord, digest_differs, exclusive_lock, sync_file
 from semsearch.errors import (
     GenerationDamageError,
     IndexMissingError,
@@ -502,6 +503,60 @@ def test_a_manifest_that_disagrees_with_its_files_is_refused(
         open_generation(folder, 3)
 
 
+def _with_digests(folder: IndexFolder, number: int, **changes: object) -> None:
+    """Let the manifest name the files as they are now."""
+    path = folder.generation(number)
+    files = json.loads((path / "manifest.json").read_bytes())["manifest"]["files"]
+    records = {name: dataclasses.asdict(sync_file(path / name)) for name in files}
+    rewrite_manifest(folder, number, files=records, **changes)
+    name_as_current(folder, number)
+
+
+@pytest.mark.parametrize("name", ["tombstones.npy", "works.npy"])
+def test_rows_that_there_are_not_are_damage(folder: IndexFolder, base: Base, name: str) -> None:
+    path = part(folder, name)
+    rows = np.load(path) + 1_000
+    path.unlink()
+    np.save(path, rows)
+    _with_digests(folder, 3)
+    assert_answers(open_current(folder), base.states[2])
+
+
+def test_seqs_that_do_not_ascend_are_damage(folder: IndexFolder, base: Base) -> None:
+    path = part(folder, "segments/000003/seqs.npy")
+    seqs = np.load(path)
+    path.unlink()
+    np.save(path, np.concatenate([seqs[:-2], seqs[:-3:-1]]))
+    _with_digests(folder, 3)
+    with pytest.raises(GenerationDamageError, match="the seqs of segment 000003 do not ascend"):
+        open_generation(folder, 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 0.4])
+def test_a_vector_that_is_no_unit_vector_is_damage(folder: IndexFolder, value: float) -> None:
+    path = part(folder, "segments/000003/vectors.faiss")
+    data = bytearray(path.read_bytes())
+    data[-4 * SPEC.dimension :] = np.full(SPEC.dimension, value, dtype="<f4").tobytes()
+    path.unlink()
+    path.write_bytes(data)
+    _with_digests(folder, 3, canaries=[])
+    with pytest.raises(GenerationDamageError, match="segment 000003 has vectors that are no unit vectors"):
+        open_generation(folder, 3)
+
+
+def test_another_dimension_than_the_manifests_is_damage(folder: IndexFolder) -> None:
+    encoder = dataclasses.asdict(SPEC) | {"dimension": 16}
+    _with_digests(folder, 3, encoder=encoder)
+    with pytest.raises(GenerationDamageError, match="has vectors of dimension 8, its manifest says 16"):
+        open_generation(folder, 3)
+
+
+def test_a_canary_of_nothing_is_damage(folder: IndexFolder) -> None:
+    _with_digests(folder, 3, canaries=[{"vector": "", "seqs": [], "scores": []}])
+    with pytest.raises(GenerationDamageError, match="000003"):
+        open_generation(folder, 3)
+
+
 def test_a_canary_that_gets_another_answer_is_refused(folder: IndexFolder) -> None:
     canaries = json.loads(part(folder, "manifest.json").read_bytes())["manifest"]["canaries"]
     canaries[1]["seqs"][0] += 1
@@ -523,6 +578,36 @@ def test_lost_current_serves_the_newest_loudly_and_is_written_again(
     assert healed(folder).manifest.generation == 4
     named = current_generation(folder)
     assert named is not None and named[0] == 4
+
+
+def _failing_to_read(monkeypatch: pytest.MonkeyPatch, path: Path, code: int) -> None:
+    read_bytes = Path.read_bytes
+
+    def fail(asked: Path) -> bytes:
+        if asked == path:
+            raise OSError(code, os.strerror(code), str(path))
+        return read_bytes(asked)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+
+
+def test_current_that_the_disk_no_longer_gives_back_is_as_good_as_lost(
+    folder: IndexFolder, base: Base, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        _failing_to_read(patch, folder.current, errno.EIO)
+        assert_answers(open_current(folder), base.states[3])
+        assert "serving generation 3 instead" in caplog.messages
+        assert healed(folder).manifest.generation == 4
+    assert_answers(open_current(folder), base.states[3])
+
+
+def test_current_that_cannot_be_read_for_want_of_something_is_not_called_lost(
+    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _failing_to_read(monkeypatch, folder.current, errno.EMFILE)
+    with pytest.raises(SemsearchError, match=r"CURRENT cannot be read now: .*Too many open files"):
+        open_current(folder)
 
 
 def test_a_generation_that_current_does_not_name_yet_is_not_served(folder: IndexFolder, base: Base) -> None:

@@ -1,3 +1,4 @@
+import errno
 import random
 import shutil
 import signal
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage import SPEC, Oracle, Shelf, add, embedding_of, vector_of
 
+from semsearch import library as room
 from semsearch.errors import IndexMissingError, KeyUsedError, LibraryDamageError, NotEncodedError, SemsearchError
 from semsearch.library import Embedding, Library, LibraryCounts, Receipt, content_digest, text_digest
 from semsearch.papers import Paper
@@ -302,6 +304,29 @@ def test_two_connections_see_each_others_commits(path: Path, library: Library) -
         assert number_of(library) == number_of(other)
 
 
+def test_a_library_gets_its_name_when_it_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(made: Path, name: Path) -> None:
+        assert made.read_bytes()[:15] == b"SQLite format 3"
+        raise OSError(errno.EIO, "the power is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "name_file", fail)
+        with pytest.raises(OSError, match="the power is cut"):
+            Library.create(path)
+    assert list(path.parent.iterdir()) == []
+    Library.create(path).close()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_log_without_its_library_is_not_put_into_a_new_one(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    log = path.with_name(f"{path.name}-wal")
+    log.write_bytes(b"papers")
+    with pytest.raises(IndexMissingError, match="is missing although its log is there"):
+        Library.create(path)
+    assert log.read_bytes() == b"papers"
+
+
 def test_two_creators_make_one_library(path: Path) -> None:
     start = threading.Barrier(4)
     made: list[Library] = []
@@ -555,6 +580,17 @@ def test_no_flipped_bit_anywhere_in_the_file_is_silent(tmp_path: Path) -> None:
         path.unlink()
     assert refused > 50
     assert differing < 10
+
+
+def test_a_schema_that_is_no_text_any_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    with Library.create(path) as library:
+        add(library, [make_paper(1)])
+    data = path.read_bytes()
+    assert data.count(b"tableencodersencoders") == 1
+    path.write_bytes(data.replace(b"tableencodersencoders", b"tableencod\xe5rsencoders"))
+    with pytest.raises(LibraryDamageError, match="restore it from a backup"):
+        Library.open(path)
 
 
 @pytest.mark.parametrize("cut", [0, 100, 4_096, 10_000, -4_096, -1])

@@ -19,7 +19,7 @@ from storage import hurry, memory_folder
 
 from semsearch import search
 from semsearch.encoders import EncoderSpec, Tokenised
-from semsearch.errors import EncoderError, PaperNotFoundError
+from semsearch.errors import EncoderError, LibraryDamageError, PaperNotFoundError
 from semsearch.filters import EVERY_PAPER, parse_filter
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
@@ -290,6 +290,20 @@ def test_a_deleted_paper_vanishes_and_an_older_version_never_shows(
         assert searcher.paper("p5").abstract == "brand new words"
         with pytest.raises(PaperNotFoundError, match="not in the index: 'p4'"):
             searcher.paper("p4")
+
+
+def test_a_paper_that_a_damaged_key_hides_is_not_said_to_be_missing(searcher: Searcher) -> None:
+    searcher.library._connection.execute("DELETE FROM changes WHERE paper_id = 'p5'")
+    asked: list[Callable[[], object]] = [
+        lambda: searcher.paper("p5"),
+        lambda: searcher.related(["p4", "p5"]),
+        lambda: searcher.search("finding", Page(where=parse_filter([("ids", "p5")]))),
+    ]
+    for ask in asked:
+        with pytest.raises(LibraryDamageError, match="no longer finds paper 'p5', which it held"):
+            ask()
+    with pytest.raises(PaperNotFoundError, match="not in the index: 'p900'"):
+        searcher.paper("p900")
 
 
 def test_an_answer_names_what_it_came_from(searcher: Searcher) -> None:

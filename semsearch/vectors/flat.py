@@ -77,11 +77,17 @@ class Flat:
 
     def __init__(self, path: Path) -> None:
         """Map the file, which must already have passed its digest: FAISS checks little of what it reads."""
-        self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
         self.matrix: NDArray[np.float32] = np.asarray(_Mapped(self._index))
         """All vectors, shape (rows, dimension), read-only."""
+
+    def squared_lengths(self) -> NDArray[np.float32]:
+        """Return the squared Euclidean length of each vector, shape (rows,), without a copy of any."""
+        squares = np.empty(self.rows, dtype=np.float32)
+        faiss.fvec_norms_L2sqr(faiss.swig_ptr(squares), self._index.get_xb(), self.dimension, self.rows)  # type: ignore[attr-defined]
+        return squares
 
     def scores_of(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner products of the query, of shape (dimension,), and these rows, shape (n,)."""

@@ -43,6 +43,10 @@ class Vectors:
         """Return a copy of the vectors at these rows, shape (n, dimension)."""
         return self._flat.matrix[rows]
 
+    def squared_lengths(self) -> NDArray[np.float32]:
+        """Return the squared Euclidean length of each vector, shape (rows,)."""
+        return self._flat.squared_lengths()
+
     def nearest(
         self, queries: NDArray[np.float32], k: int, allowed: Selection | None = None, *, exact: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
