@@ -16,15 +16,16 @@ import numpy as np
 
 from semsearch.durable import exclusive_lock
 from semsearch.generation import (
-    Draft,
     Generation,
     IndexFolder,
     MergeDraft,
     MergedSegment,
+    SegmentDraft,
     check_space,
     current_generation,
     open_current,
     publish,
+    write_merged,
 )
 from semsearch.library import Library
 from semsearch.publishing import PUBLISH_WAIT_SECONDS, alive_in_each, check_made_from, first_to_merge, papers_at
@@ -92,18 +93,11 @@ def _written(
     rows = np.arange(generation.starts[begin], generation.starts[end])
     seqs = np.sort(generation.seqs_at(rows[generation.live[rows]])).tolist()
     spec = generation.manifest.encoder
-    draft = Draft(
-        parent=generation,
-        kept=(),
-        added=library.vectors_at(seqs, library.encoder_number(spec.fingerprint, spec.name)),
-        added_rows=len(seqs),
-        papers=lambda: papers_at(library, seqs),
-        unfound=(),
-        newly_found=lambda: iter(()),
-        tombstones=np.empty(0, dtype=np.int64),
-        last_seq=generation.manifest.last_seq,
-        last_change=generation.manifest.last_change,
-        encoder=spec,
+    draft = SegmentDraft(
+        library.vectors_at(seqs, library.encoder_number(spec.fingerprint, spec.name)),
+        len(seqs),
+        lambda: papers_at(library, seqs),
+        spec.dimension,
     )
     check_space(folder, draft)
-    return MergedSegment.write(place, draft, tuple(segment.name for segment in generation.segments[begin:end]))
+    return write_merged(place, draft, tuple(segment.name for segment in generation.segments[begin:end]))

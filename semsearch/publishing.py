@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import Encoder, EncoderSpec
 from semsearch.errors import EncoderError, LibraryDamageError, NoGenerationError, SemsearchError
-from semsearch.generation import Draft, Generation, IndexFolder, Segment, current_generation, open_current, publish
+from semsearch.generation import (
+    Draft,
+    Generation,
+    IndexFolder,
+    Segment,
+    SegmentDraft,
+    current_generation,
+    open_current,
+    publish,
+)
 from semsearch.library import Library
 from semsearch.manifest import WeakBelow
 from semsearch.papers import Paper
@@ -133,9 +142,7 @@ def _full_draft(library: Library, number: int, last_seq: int, spec: EncoderSpec)
     return Draft(
         parent=None,
         kept=(),
-        added=library.vectors_at(seqs, number),
-        added_rows=len(seqs),
-        papers=_papers(library, seqs),
+        added=SegmentDraft(library.vectors_at(seqs, number), len(seqs), _papers(library, seqs), spec.dimension),
         unfound=(),
         newly_found=_papers(library, seqs),
         tombstones=np.empty(0, dtype=np.int64),
@@ -163,9 +170,7 @@ def _next_draft(
     return Draft(
         parent=parent,
         kept=kept,
-        added=library.vectors_at(added, number),
-        added_rows=len(added),
-        papers=papers,
+        added=SegmentDraft(library.vectors_at(added, number), len(added), papers, spec.dimension),
         unfound=unfound.tolist(),
         newly_found=papers if newly_found == added else _papers(library, newly_found),
         tombstones=dead[dead < boundary],

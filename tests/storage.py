@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from semsearch import durable, generation, manifest, publishing
 from semsearch.encoders import EncoderSpec
-from semsearch.generation import Generation, IndexFolder
+from semsearch.generation import Generation, IndexFolder, files
+from semsearch.generation.folder import current_line
 from semsearch.lexical import spellings
 from semsearch.library import Embedding, Library, text_digest
 from semsearch.papers import Paper
@@ -233,7 +234,7 @@ def rewrite_manifest(folder: IndexFolder, number: int, **changes: object) -> Non
 def name_as_current(folder: IndexFolder, number: int) -> None:
     """Make CURRENT name this generation as it is now."""
     digest = hashlib.sha256((folder.generation(number) / "manifest.json").read_bytes()).hexdigest()
-    folder.current.write_bytes(generation._current_line(number, digest))
+    folder.current.write_bytes(current_line(number, digest))
 
 
 def files_below(path: Path) -> dict[str, bytes]:
@@ -242,7 +243,7 @@ def files_below(path: Path) -> dict[str, bytes]:
 
 
 def clone(source: Path, target: Path) -> Path:
-    """Copy a folder; files that were one file by hard links are one file in the copy."""
+    """Copy an index; files that were one file by hard links are one file in the copy, and generations are young."""
     copies: dict[int, Path] = {}
 
     def copy(one: str, other: str) -> None:
@@ -254,6 +255,8 @@ def clone(source: Path, target: Path) -> Path:
             copies[inode] = Path(other)
 
     shutil.copytree(source, target, copy_function=copy)
+    for generation in target.glob("generations/*"):  # an old one may be removed, however slow the test is
+        generation.touch()
     return target
 
 
@@ -276,7 +279,7 @@ class Fault:
         (shutil, "rmtree"),
         (shutil, "disk_usage"),
         (tempfile, "mkdtemp"),
-        (generation, "write_lexical"),
+        (files, "write_lexical"),
     )
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int, error: Callable[[], BaseException]) -> None:

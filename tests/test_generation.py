@@ -38,7 +38,6 @@ from storage import (
     works_of,
 )
 
-from semsearch import generation as room
 from semsearch.durable import FileRecord, digest_differs, exclusive_lock, sync_file
 from semsearch.errors import (
     GenerationDamageError,
@@ -51,11 +50,16 @@ from semsearch.generation import (
     Draft,
     Generation,
     IndexFolder,
+    SegmentDraft,
     current_generation,
+    files,
     open_current,
     open_generation,
+    opening,
     publish,
+    writing,
 )
+from semsearch.generation.folder import NOT_DAMAGE
 from semsearch.lexical import LexicalIndex, write_lexical
 from semsearch.library import Library
 from semsearch.manifest import FORMAT_VERSION, Manifest
@@ -461,7 +465,7 @@ def test_of_many_generations_in_quick_succession_one_a_minute_is_kept(folder: In
         clone(folder.generation(4), folder.generation(number))
     for number, published in ages.items():
         os.utime(folder.generation(number), (published, published))
-    room._remove_old(folder, 11)
+    writing._remove_old(folder, 11)
     assert folder.published() == [11, 10, 9, 8, 7, 6]
 
 
@@ -661,14 +665,14 @@ def test_a_generation_removed_while_it_is_opened_is_not_called_damaged(
 
     def meanwhile(*args: Any) -> str | None:
         if not published:
-            monkeypatch.setattr(room, "digest_differs", real)
+            monkeypatch.setattr(opening, "digest_differs", real)
             with Library.open(folder.library) as library:
                 library.delete(["p2"])
                 published.append(publish_pending(folder, library, SPEC))
             shutil.rmtree(folder.generation(3))
         return real(*args)
 
-    monkeypatch.setattr(room, "digest_differs", meanwhile)
+    monkeypatch.setattr(opening, "digest_differs", meanwhile)
     assert open_current(folder).manifest.generation == 4
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -676,12 +680,12 @@ def test_a_generation_removed_while_it_is_opened_is_not_called_damaged(
 # What is not damage
 
 
-@pytest.mark.parametrize("code", sorted({*room._NOT_DAMAGE, errno.EMFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS}))
+@pytest.mark.parametrize("code", sorted({*NOT_DAMAGE, errno.EMFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS}))
 @pytest.mark.parametrize(
     "place",
     [
         (Path, "read_bytes"),
-        (room, "digest_differs"),
+        (opening, "digest_differs"),
         (np, "load"),
         (faiss, "read_index"),
         (tempfile, "mkdtemp"),
@@ -825,7 +829,7 @@ def test_the_same_segment_is_shared_and_not_read_again(
         read.append(path.name)
         return real(path, record)
 
-    monkeypatch.setattr(room, "digest_differs", noted)
+    monkeypatch.setattr(opening, "digest_differs", noted)
     opened = open_current(folder, reuse=second)
     assert opened.segments[0] is second.segments[0]
     assert opened.segments[1] is not third.segments[1]
@@ -869,18 +873,23 @@ def papers_of(count: int, first: int = 1) -> Iterator[tuple[int, Paper]]:
     return ((seq, rich_paper(seq, 0)) for seq in range(first, first + count))
 
 
-def draft(rows: int, **changes: Any) -> Draft:
-    seqs = np.arange(1, rows + 1, dtype=np.int64)
+def draft(count: int, **changes: Any) -> Draft:
+    """Return a draft that adds so many rows; changes are of the draft, or of its new segment."""
+    segment: dict[str, Any] = {
+        "vectors": [(np.arange(1, count + 1, dtype=np.int64), unit_rows(np.random.default_rng(1), count))],
+        "rows": count,
+        "papers": lambda: papers_of(count),
+        "dimension": SPEC.dimension,
+    }
+    added = SegmentDraft(**{name: changes.pop(name, value) for name, value in segment.items()})
     values: dict[str, Any] = {
         "parent": None,
         "kept": (),
-        "added": [(seqs, unit_rows(np.random.default_rng(1), rows))],
-        "added_rows": rows,
-        "papers": lambda: papers_of(rows),
+        "added": added,
         "unfound": (),
-        "newly_found": lambda: papers_of(0),
+        "newly_found": added.papers,
         "tombstones": np.empty(0, dtype=np.int64),
-        "last_seq": rows,
+        "last_seq": count,
         "last_change": "",
         "encoder": SPEC,
     }
@@ -896,7 +905,7 @@ def empty(tmp_path: Path) -> IndexFolder:
 def test_vectors_and_seqs_that_do_not_match_are_not_published(empty: IndexFolder) -> None:
     rows = unit_rows(np.random.default_rng(1), 4)
     for seqs, added_rows in (([1, 2, 3, 4], 5), ([1, 2, 3], 4), ([1, 3, 2, 4], 4), ([1, 2, 2, 3], 4)):
-        wrong = draft(4, added=[(np.array(seqs), rows)], added_rows=added_rows)
+        wrong = draft(4, vectors=[(np.array(seqs), rows)], rows=added_rows)
         with pytest.raises(SemsearchError, match="the new segment got 4 rows"):
             publish(empty, wrong)
     assert empty.published() == []
@@ -907,7 +916,7 @@ def test_a_vector_that_is_not_a_number_is_not_published(empty: IndexFolder) -> N
     rows = unit_rows(np.random.default_rng(1), 4)
     rows[0, 0] = np.nan
     with pytest.raises(SemsearchError, match="a vector that is not all numbers"):
-        publish(empty, draft(4, added=[(np.arange(1, 5), rows)]))
+        publish(empty, draft(4, vectors=[(np.arange(1, 5), rows)]))
     assert empty.published() == []
 
 
@@ -917,7 +926,7 @@ def test_words_and_columns_of_other_papers_than_vectors_are_not_published(empty:
     first = publish(empty, draft(4))
     before = files_below(empty.path)
     for unfound in ([], [1, 2]):
-        wrong = draft(0, parent=first, kept=first.segments, added=(), unfound=unfound, tombstones=np.array([0]))
+        wrong = draft(0, parent=first, kept=first.segments, unfound=unfound, tombstones=np.array([0]))
         with pytest.raises(GenerationDamageError, match=rf"3 papers and the words of {4 - len(unfound)}"):
             publish(empty, wrong)
     assert files_below(empty.path) == before
@@ -929,15 +938,13 @@ def test_a_generation_can_be_extended_as_it_was_returned(empty: IndexFolder) -> 
     first = publish(empty, draft(9))
     assert works_of(first) == {frozenset(group) for group in ((1, 4, 7), (2, 5, 8), (3, 6, 9))}
     rows = unit_rows(np.random.default_rng(2), 3)
-    added = {"added": [(np.arange(10, 13), rows)], "papers": lambda: papers_of(3, 10)}
-    second = publish(
-        empty, draft(3, parent=first, kept=first.segments, newly_found=lambda: papers_of(3, 10), last_seq=12, **added)
-    )
+    added = {"vectors": [(np.arange(10, 13), rows)], "papers": lambda: papers_of(3, 10)}
+    second = publish(empty, draft(3, parent=first, kept=first.segments, last_seq=12, **added))
     assert works_of(second) == {frozenset(range(start, 13, 3)) for start in (1, 2, 3)}
     shutil.rmtree(empty.generation(1))
     third = publish(
         empty,
-        draft(0, parent=second, kept=second.segments, added=(), unfound=[4], tombstones=np.array([3]), last_seq=12),
+        draft(0, parent=second, kept=second.segments, unfound=[4], tombstones=np.array([3]), last_seq=12),
     )
     assert works_of(third) == {frozenset((1, 7, 10)), frozenset((2, 5, 8, 11)), frozenset((3, 6, 9, 12))}
     assert_words_and_columns(open_generation(empty, 3), {seq: paper for seq, paper in papers_of(12) if seq != 4})
@@ -954,7 +961,7 @@ def test_a_lock_that_tantivy_leaves_behind_is_not_published(
         written.append(folder)
         return index
 
-    monkeypatch.setattr(room, "write_lexical", late)
+    monkeypatch.setattr(files, "write_lexical", late)
     publish(empty, draft(4))
     assert not written[0].exists(), "nor can one come later"
     assert not [path for path in empty.path.rglob("*") if "lock" in path.name or path.suffix == ".tmp"]
@@ -964,19 +971,19 @@ def test_a_lock_that_tantivy_leaves_behind_is_not_published(
 @pytest.mark.parametrize("length", [0.9991, 1.0009])
 def test_vectors_as_long_as_an_encoder_may_give_are_published(empty: IndexFolder, length: float) -> None:
     rows = unit_rows(np.random.default_rng(1), 40) * np.float32(length)
-    opened = publish(empty, draft(40, added=[(np.arange(1, 41), rows)]))
+    opened = publish(empty, draft(40, vectors=[(np.arange(1, 41), rows)]))
     np.testing.assert_array_equal(opened.vectors_at(np.arange(40)), rows)
     open_generation(empty, 1)
 
 
 def test_equal_vectors_make_no_canary_fail(empty: IndexFolder) -> None:
     rows = np.repeat(vector_of("same")[None, :], 50, axis=0)
-    publish(empty, draft(50, added=[(np.arange(1, 51), rows)]))
+    publish(empty, draft(50, vectors=[(np.arange(1, 51), rows)]))
     assert open_generation(empty, 1).papers == 50
 
 
 def test_what_does_not_read_back_is_not_published(empty: IndexFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "digest_differs", lambda path, record: "fails its digest")
+    monkeypatch.setattr(files, "digest_differs", lambda path, record: "fails its digest")
     with pytest.raises(
         SemsearchError, match=r"vectors\.faiss fails its digest right after it was written; check the disk"
     ):
@@ -994,7 +1001,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     with pytest.raises(
         SemsearchError, match=r"has 50 MB free, the new generation needs 15,321 MB; .* run the same command again"
     ):
-        publish(empty, draft(4, added_rows=10_000_000))
+        publish(empty, draft(4, rows=10_000_000))
     assert files_below(empty.path) == before
 
 
@@ -1020,7 +1027,7 @@ def test_where_there_are_no_hard_links_files_are_copied_and_checked(
                 assert copy.read_bytes() == original.read_bytes()
                 assert opened.manifest.files[name] == open_generation(folder, 3).manifest.files[name]
         parent = open_current(folder)
-        same = draft(0, parent=parent, kept=parent.segments, added=(), tombstones=parent.tombstones)
+        same = draft(0, parent=parent, kept=parent.segments, tombstones=parent.tombstones)
         lexical = next(name for name in copied if name.endswith(".pos"))
         for name in (*(f"segments/000002/{file}" for file in SEGMENT_FILES), lexical):
             flip(part(folder, name, 4), 0)

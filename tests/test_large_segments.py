@@ -8,9 +8,8 @@ import pytest
 from conftest import make_paper
 from storage import SPEC, Shelf, assert_answers, memory_folder, vector_of
 
-from semsearch import generation as room
 from semsearch.errors import GenerationDamageError
-from semsearch.generation import Generation, IndexFolder, open_current, open_generation
+from semsearch.generation import Generation, IndexFolder, Segment, files, open_current, open_generation
 from semsearch.manifest import Manifest
 from semsearch.merging import merge_segments
 from semsearch.publishing import publish_pending
@@ -22,7 +21,7 @@ FROM = 300
 
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LISTS_FROM", FROM)
+    monkeypatch.setattr(files, "LISTS_FROM", FROM)
     monkeypatch.setattr(nearest_room, "_FEW_ROWS", 20)
     monkeypatch.setattr(nearest_room, "CANDIDATES", 50)
 
@@ -134,4 +133,4 @@ def test_lists_of_other_rows_are_refused(shelf: Shelf, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Lists, "__init__", fewer)
     with pytest.raises(GenerationDamageError, match="has 599 rows in lists, not 600"):
-        room.Segment(folder, opened.segments[0].record)
+        Segment(folder, opened.segments[0].record)

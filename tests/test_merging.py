@@ -28,7 +28,7 @@ from storage import (
 from semsearch import merging as room
 from semsearch.durable import exclusive_lock
 from semsearch.errors import IndexBusyError, IndexMissingError, SemsearchError
-from semsearch.generation import Generation, IndexFolder, MergedSegment, open_current
+from semsearch.generation import Generation, IndexFolder, MergedSegment, open_current, write_merged
 from semsearch.merging import due_merge, merge_segments
 from semsearch.publishing import papers_at, publish_pending
 
@@ -174,14 +174,13 @@ def test_dead_rows_go_and_pairs_stay(shelf: Shelf) -> None:
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> None:
     """Let something happen between the writing of a merged segment and its publishing."""
-    real = MergedSegment.write.__func__  # type: ignore[attr-defined]
 
     def write(*arguments: Any) -> MergedSegment:
-        segment: MergedSegment = real(MergedSegment, *arguments)
+        segment = write_merged(*arguments)
         meanwhile()
         return segment
 
-    monkeypatch.setattr(MergedSegment, "write", write)
+    monkeypatch.setattr("semsearch.merging.write_merged", write)
 
 
 def test_what_comes_and_goes_meanwhile_is_kept(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

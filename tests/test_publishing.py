@@ -40,7 +40,7 @@ from storage import (
     works_of,
 )
 
-from semsearch import durable, generation
+from semsearch import durable
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import EncoderSpec
 from semsearch.errors import (
@@ -51,7 +51,7 @@ from semsearch.errors import (
     NotEncodedError,
     SemsearchError,
 )
-from semsearch.generation import Generation, IndexFolder, open_current, open_generation
+from semsearch.generation import Generation, IndexFolder, files, open_current, open_generation
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.queries import parse_query
@@ -139,7 +139,7 @@ def test_a_parent_that_is_open_is_not_read_again(shelf: Shelf, monkeypatch: pyte
         scanned.append(vectors.rows)
         return real_nearest(vectors, *rest)
 
-    monkeypatch.setattr(generation, "digest_differs", digest_differs)
+    monkeypatch.setattr(files, "digest_differs", digest_differs)
     monkeypatch.setattr(Vectors, "nearest", nearest)
     second = publish_pending(shelf.folder, shelf.library, SPEC, first)
     assert second.segments[0] is first.segments[0]
@@ -654,7 +654,7 @@ def test_a_fault_at_any_step_leaves_the_old_or_the_new_state(
     assert {"faiss.write_index", "faiss.read_index", "numpy.load", "CheckedWriter.write", "os.mkdir"} <= set(
         name.removeprefix("semsearch.") for name in places
     )
-    assert {"semsearch.generation.write_lexical", "semsearch.durable.open"} <= set(places)
+    assert {"semsearch.generation.files.write_lexical", "semsearch.durable.open"} <= set(places)
     assert ("os.link" in places) == ("tempfile.mkdtemp" in places) == existing, "the parent is opened, and linked"
 
 

@@ -98,7 +98,7 @@ def test_ids_alone_are_those_of_the_hits(searcher: Searcher, mode: Mode) -> None
 def test_lists_are_told_and_can_be_done_without(
     index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("semsearch.generation.LISTS_FROM", 200)
+    monkeypatch.setattr("semsearch.generation.files.LISTS_FROM", 200)
     index_papers([make_paper(number) for number in range(400)])
     with open_searcher(tmp_path / "index", fake_encoder) as searcher:
         measured = searcher.generation.manifest.recall_at_10

@@ -1,9 +1,10 @@
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from storage import (
 )
 
 from semsearch.errors import IndexMissingError
-from semsearch.generation import Draft, IndexFolder, publish
+from semsearch.generation import Draft, IndexFolder, SegmentDraft, publish
 from semsearch.library import Library
 from semsearch.papers import Paper
 from semsearch.verify import problems
@@ -179,14 +180,16 @@ def draft_of(folder: IndexFolder, papers: dict[int, Paper] | None = None) -> Dra
         ((_, vectors),) = library.vectors_at(live.tolist(), number)
         held = {seq: version.paper for seq, version in library.versions_at(live.tolist()).items()} | (papers or {})
         last_change = library.change_name(15)
+
+    def papers_held() -> Iterator[tuple[int, Paper]]:
+        return iter(sorted(held.items()))
+
     return Draft(
         parent=None,
         kept=(),
-        added=[(live, vectors)],
-        added_rows=12,
-        papers=lambda: iter(sorted(held.items())),
+        added=SegmentDraft([(live, vectors)], 12, papers_held, SPEC.dimension),
         unfound=(),
-        newly_found=lambda: iter(()),
+        newly_found=papers_held,
         tombstones=np.empty(0, dtype=np.int64),
         last_seq=15,
         last_change=last_change,
@@ -194,14 +197,19 @@ def draft_of(folder: IndexFolder, papers: dict[int, Paper] | None = None) -> Dra
     )
 
 
+def redrafted(draft: Draft, papers: Callable[[], Iterator[tuple[int, Paper]]], **segment: Any) -> Draft:
+    """Return the draft with the columns and words of other papers, and other changes of its new segment."""
+    return replace(draft, newly_found=papers, added=replace(draft.added, papers=papers, **segment))
+
+
 def test_a_generation_that_disagrees_with_its_library_is_seen_row_by_row(folder: IndexFolder) -> None:
     """A generation whose files are all sound, made of other papers and other vectors than the library's."""
     draft = draft_of(folder)
     seqs = np.array([1, 2, 3, 5, *range(7, 15)])
-    ((_, vectors),) = draft.added
+    ((_, vectors),) = draft.added.vectors
     vectors[4] = unit_rows(np.random.default_rng(1), 1)[0]
-    papers = [paper for _, paper in draft.papers()]
-    wrong = replace(draft, added=[(seqs, vectors)], papers=lambda: zip(seqs.tolist(), papers, strict=True))
+    papers = [paper for _, paper in draft.newly_found()]
+    wrong = redrafted(draft, lambda: zip(seqs.tolist(), papers, strict=True), vectors=[(seqs, vectors)])
     assert publish(folder, wrong).manifest.generation == 3
     assert list(problems(folder)) == [
         "generation 3: the paper of seq 6 is live in the library and cannot be found",
@@ -213,7 +221,7 @@ def test_a_generation_that_disagrees_with_its_library_is_seen_row_by_row(folder:
 def test_words_under_another_seq_than_the_librarys_are_seen(folder: IndexFolder) -> None:
     draft = draft_of(folder)
     seqs = {7: 70, 9: 90}
-    publish(folder, replace(draft, papers=lambda: ((seqs.get(seq, seq), paper) for seq, paper in draft.papers())))
+    publish(folder, redrafted(draft, lambda: ((seqs.get(seq, seq), paper) for seq, paper in draft.newly_found())))
     assert list(problems(folder)) == [
         "generation 3: the paper of seq 7 is not in the lexical index",
         "generation 3: the paper of seq 9 is not in the lexical index",
@@ -221,7 +229,7 @@ def test_words_under_another_seq_than_the_librarys_are_seen(folder: IndexFolder)
 
 
 def test_columns_of_other_papers_than_the_librarys_are_seen(folder: IndexFolder) -> None:
-    (held,) = (paper for seq, paper in draft_of(folder).papers() if seq == 8)
+    (held,) = (paper for seq, paper in draft_of(folder).newly_found() if seq == 8)
     assert (held.year, held.categories, held.venue) == (2002, ("cs.CL", "stat.ML"), "Venue 0")
     publish(folder, draft_of(folder, {8: replace(held, published="1999", categories=("CS.cl",), venue="VENUE  0")}))
     assert list(problems(folder)) == [
@@ -232,7 +240,7 @@ def test_columns_of_other_papers_than_the_librarys_are_seen(folder: IndexFolder)
 
 
 def test_a_paper_under_another_id_than_the_librarys_is_seen(folder: IndexFolder) -> None:
-    (held,) = (paper for seq, paper in draft_of(folder).papers() if seq == 8)
+    (held,) = (paper for seq, paper in draft_of(folder).newly_found() if seq == 8)
     publish(folder, draft_of(folder, {8: replace(held, paper_id="someone-else")}))
     assert list(problems(folder)) == [
         f"generation 3: the paper of seq 8 is '{held.paper_id}', its columns call it 'someone-else'"

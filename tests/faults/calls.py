@@ -27,8 +27,9 @@ from tracing import Action, Call, traced
 from truth import linked_copy
 from writer import SMALL, Ledger, Writer
 
-from semsearch import durable, generation
+from semsearch import durable
 from semsearch.errors import SemsearchError
+from semsearch.generation import drafts, files
 
 STEPS = ("import", "add", "delete", "merge")
 KILLS_MUST_BE_ZERO = (*kills.MUST_BE_ZERO, "changed in place")
@@ -284,11 +285,11 @@ def full_disk(room: Path, trials: int, seed: int, control: str) -> Tally:
     "writes unchecked" nobody hears that a file takes no more, nor reads it back.
     """
     stage, tally = Stage(room, _LARGER), Tally("full disk", control, seed, FAILURES_MUST_BE_ZERO)
-    generation._SPARE_BYTES = generation._BYTES_PER_PAPER = 0
+    drafts._SPARE_BYTES = drafts._BYTES_PER_PAPER = 0
     if control == "writes unchecked":
         write = durable.CheckedWriter.write
         durable.CheckedWriter.write = _unchecked(write)  # type: ignore[method-assign]
-        generation._check_written = lambda *_: None
+        files.check_written = lambda *_: None
     small = room / "small"
     small.mkdir()
     stage.path = small / "index"

@@ -34,9 +34,10 @@ from truth import (
     searcher_of,
 )
 
-from semsearch import generation, library
+from semsearch import library
 from semsearch.errors import SemsearchError
-from semsearch.generation import IndexFolder, open_current
+from semsearch.generation import IndexFolder, open_current, open_generation, opening
+from semsearch.generation.folder import current_line
 from semsearch.library import Library
 from semsearch.publishing import publish_pending
 from semsearch.verify import problems
@@ -79,7 +80,7 @@ class Base:
 
     def _answers_of(self, number: int) -> dict[str, Any]:
         folder = IndexFolder(self.copied())
-        return answers(searcher_of(folder, generation.open_generation(folder, number)))
+        return answers(searcher_of(folder, open_generation(folder, number)))
 
     def _healed(self, unpublished: int) -> dict[str, Any]:
         """Return the essence of an index that holds so many of the papers that are not published yet."""
@@ -132,7 +133,7 @@ class Base:
 
     def _current_of(self, number: int) -> bytes:
         manifest = self.path / f"generations/{number:06d}/manifest.json"
-        return generation._current_line(number, hashlib.sha256(manifest.read_bytes()).hexdigest())
+        return current_line(number, hashlib.sha256(manifest.read_bytes()).hexdigest())
 
 
 def remove(path: Path) -> None:
@@ -303,7 +304,7 @@ def _going_on(base: Base, after: dict[str, Any], healed: dict[str, Any]) -> str:
 
 def unchecked_files() -> None:
     """Take the digests of files away."""
-    generation._different_files = lambda *_: iter(())
+    opening._different_files = lambda *_: iter(())
 
 
 def unchecked_rows() -> None:

@@ -19,9 +19,8 @@ from storage import name_as_current, rewrite_manifest
 from tallies import Tally
 from truth import LIVE
 
-from semsearch import generation
 from semsearch.durable import sync_file
-from semsearch.generation import IndexFolder
+from semsearch.generation import IndexFolder, opening
 
 MUST_BE_ZERO = ("accepted", "crash", "hang")
 _SEGMENT = f"segments/{LIVE:06d}"
@@ -143,8 +142,8 @@ def run(room: Path, trials: int, seed: int, control: str) -> Tally:
     """
     base, tally, dice = Base(room), Tally("poison", control, seed, MUST_BE_ZERO), random.Random(seed)
     if control == "nothing checked":
-        generation._check_canary = lambda *_: None
-        generation._check_segment = lambda *_: None
+        for name in ("check_canary", "check_segment"):
+            setattr(opening, name, lambda *_: None)
     while tally.trials < trials:
         for name in list(POISONS)[: trials - tally.trials]:
             _one_poison(base, tally, name, dice, control == "null")

@@ -22,9 +22,9 @@ from kills import everything_judged
 from tallies import Tally
 from writer import SMALL, Ledger, Writer
 
-from semsearch import durable, generation
+from semsearch import durable
 from semsearch.errors import IndexBusyError
-from semsearch.generation import IndexFolder, current_generation, open_current
+from semsearch.generation import IndexFolder, current_generation, open_current, writing
 
 MUST_BE_ZERO = kills.MUST_BE_ZERO
 _FIRST_OF_SECOND = 1_000_000
@@ -148,11 +148,11 @@ def jumping_clock(room: Path, trials: int, seed: int, control: str) -> Tally:
 def _timeless(path: Path, seed: int, said: Path, seen: Path, control: str) -> None:
     """Work with a clock that jumps, and note after each publish what is missing."""
     dice = random.Random(seed)
-    remove_old = generation._remove_old
+    remove_old = writing._remove_old
     if control != "null":
-        generation.time = JumpingClock(seed + 1)  # type: ignore[assignment,attr-defined]
+        writing.time = JumpingClock(seed + 1)  # type: ignore[assignment,attr-defined]
     if control == "live unguarded":
-        generation.KEEP_AT_LEAST = 0
+        writing.KEEP_AT_LEAST = 0
         remove_old = _unguarded
 
     def watched(folder: IndexFolder, live: int) -> None:
@@ -168,12 +168,12 @@ def _timeless(path: Path, seed: int, said: Path, seen: Path, control: str) -> No
             os._exit(0)
         open_current(folder)
 
-    generation._remove_old = watched
+    writing._remove_old = watched
     telling = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     Writer(path, 0, seed, telling, "null", SMALL).work()
 
 
-_remove_old = generation._remove_old
+_remove_old = writing._remove_old
 
 
 def _unguarded(folder: IndexFolder, live: int) -> None:

@@ -1,0 +1,41 @@
+"""What does one published state of the index consist of, and how is it written, published, verified and opened?
+
+A generation is an immutable folder derived from the library: segments of vectors and columns, a lexical index over all
+of them, which rows are dead, which are one work, and a manifest.
+
+```
+folder.py      the names of all that stands in an index folder
+arrays.py      how plain arrays are kept
+segment.py     a run of rows
+generation.py  the segments laid end to end: what can be asked of them
+drafts.py      what a new generation shall be
+canaries.py    a few questions whose answers are kept, so that a generation can be asked whether it is what it was
+files.py       how the files of a new one come to the disk
+writing.py     how a new one comes to be the live one, and old ones go
+opening.py     how the live one is found, verified and opened
+```
+"""
+
+from semsearch.generation.drafts import Draft, MergeDraft, MergedSegment, SegmentDraft, check_space
+from semsearch.generation.folder import IndexFolder, current_generation
+from semsearch.generation.generation import Generation
+from semsearch.generation.opening import open_current, open_generation
+from semsearch.generation.segment import Segment
+from semsearch.generation.writing import KEEP_SECONDS, publish, write_merged
+
+__all__ = [
+    "KEEP_SECONDS",
+    "Draft",
+    "Generation",
+    "IndexFolder",
+    "MergeDraft",
+    "MergedSegment",
+    "Segment",
+    "SegmentDraft",
+    "check_space",
+    "current_generation",
+    "open_current",
+    "open_generation",
+    "publish",
+    "write_merged",
+]

@@ -1,0 +1,133 @@
+"""What stands where in the folder of an index?
+
+The only file that knows the names inside it:
+
+    library.db                 the truth
+    CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
+    LOCK, REINDEX, MERGE       held by the one publisher, and for the whole of a reindex or of a merge
+    merging/                   a segment that is being merged from several
+    generations/000042/        manifest.json  tombstones.npy  works.npy  lexical/  segments/000041/
+                               and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy, in a large one
+                               lists.faiss
+    networks/                  int8 networks calibrated on these papers, if int8 was asked for
+    quarantine/                damaged generations are moved here, never deleted
+"""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from semsearch.errors import IndexMissingError, SemsearchError
+
+VECTORS, SEQS, COLUMNS, TRAITS = "vectors.faiss", "seqs.npy", "columns.npy", "traits.npy"
+LISTS = "lists.faiss"  # in large segments only
+MERGED = "merged"
+TOMBSTONES, WORKS, LEXICAL, MANIFEST = "tombstones.npy", "works.npy", "lexical", "manifest.json"
+
+NOT_DAMAGE = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # of the folder for temporary files, which opening needs
+}
+"""What an operating system says of itself when a file cannot be read just now, not of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFolder:
+    """Where the things of one index stand."""
+
+    path: Path
+
+    @property
+    def command(self) -> str:
+        """The command that brings this index up to date, for messages that say the way out."""
+        return f"semsearch index --index {self.path}"
+
+    @property
+    def library(self) -> Path:
+        """The SQLite file."""
+        return self.path / "library.db"
+
+    @property
+    def current(self) -> Path:
+        """The file that names the live generation."""
+        return self.path / "CURRENT"
+
+    @property
+    def publish_lock(self) -> Path:
+        """The lock file held during a publish."""
+        return self.path / "LOCK"
+
+    @property
+    def reindex_lock(self) -> Path:
+        """The lock file held during a whole reindex."""
+        return self.path / "REINDEX"
+
+    @property
+    def merge_lock(self) -> Path:
+        """The lock file held during a merge of segments."""
+        return self.path / "MERGE"
+
+    @property
+    def merging(self) -> Path:
+        """The folder of a segment that is being merged."""
+        return self.path / "merging"
+
+    @property
+    def generations(self) -> Path:
+        """The folder of all generations."""
+        return self.path / "generations"
+
+    @property
+    def quarantine(self) -> Path:
+        """The folder of damaged generations."""
+        return self.path / "quarantine"
+
+    @property
+    def networks(self) -> Path:
+        """The folder of the int8 networks that were calibrated on this index's papers."""
+        return self.path / "networks"
+
+    def generation(self, number: int) -> Path:
+        """The folder of one generation."""
+        return self.generations / f"{number:06d}"
+
+    def published(self) -> list[int]:
+        """Return the numbers of all generations that stand there whole or damaged, newest first."""
+        return sorted((int(path.name) for path in self.generations.glob("*") if path.name.isdecimal()), reverse=True)
+
+    def check_exists(self) -> None:
+        """Do nothing for a folder that holds an index.
+
+        :raises IndexMissingError: if it holds none, or only the derived half of one.
+        """
+        if self.library.is_file():
+            return
+        if self.current.exists() or self.published():
+            raise IndexMissingError(f"{self.library} is missing although its index is there; restore it from a backup")
+        raise IndexMissingError(f"there is no index in {self.path}; create one with: {self.command} FILE")
+
+
+def current_generation(folder: IndexFolder) -> tuple[int, str] | None:
+    """Return the live generation's number and its manifest's sha256, or None if CURRENT is missing or damaged.
+
+    :raises SemsearchError: if it cannot be read just now.
+    """
+    try:
+        line = folder.current.read_bytes()
+        number, manifest_sha256, _ = line.decode("ascii").split()
+        named = int(number), manifest_sha256
+    except OSError as error:
+        if error.errno in NOT_DAMAGE:
+            raise SemsearchError(f"{folder.current} cannot be read now: {error}") from error
+        return None  # it is not there, or the disk no longer gives it back
+    except ValueError:
+        return None
+    return named if line == current_line(*named) else None
+
+
+def current_line(number: int, manifest_sha256: str) -> bytes:
+    """Return what CURRENT says when it names this generation."""
+    named = f"{number:06d} {manifest_sha256}"
+    return f"{named} {xxhash.xxh3_64_hexdigest(named.encode())}\n".encode()

@@ -1,0 +1,174 @@
+"""Which generation can serve, and is every file of it what was written?"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+
+from semsearch.durable import digest_differs, exclusive_lock, sync_folder
+from semsearch.errors import GenerationDamageError, IndexBusyError, NoGenerationError, OldFormatError, SemsearchError
+from semsearch.generation.arrays import load_array
+from semsearch.generation.canaries import check_canary
+from semsearch.generation.folder import (
+    LEXICAL,
+    MANIFEST,
+    NOT_DAMAGE,
+    TOMBSTONES,
+    WORKS,
+    IndexFolder,
+    current_generation,
+)
+from semsearch.generation.generation import Generation
+from semsearch.generation.segment import Segment, check_segment
+from semsearch.lexical import LexicalIndex
+from semsearch.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+_NOT_AS_IT_SHOULD_BE = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
+"""What numpy, FAISS and our own unpacking raise on files and manifests that say something impossible."""
+
+
+def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publishing: bool = False) -> Generation:
+    """Return the live generation, verified; where it is damaged, the newest older one that is not, loudly.
+
+    Damaged generations are moved to quarantine if nobody else is publishing; `publishing` says that the caller is, and
+    holds the lock. Segments that `reuse` has open already, and that are the same files, are shared, not read again.
+
+    :raises NoGenerationError: if none can serve.
+    """
+    folder.check_exists()
+    named = current_generation(folder)
+    candidates = folder.published()
+    if named:
+        candidates = [named[0], *(number for number in candidates if number < named[0])]
+    damaged: list[tuple[int, str]] = []
+    old: list[str] = []
+    for number in candidates:
+        expected = named[1] if named and number == named[0] else None
+        try:
+            generation = open_generation(folder, number, expected, reuse)
+        except OldFormatError as error:
+            old.append(f"generation {number}: {error}")
+            continue
+        except GenerationDamageError as error:
+            if current_generation(folder) != named:  # it may have been removed for its age, while it was read
+                return open_current(folder, reuse, publishing=publishing)
+            logger.error("generation %d in %s is damaged: %s", number, folder.path, error)
+            damaged.append((number, str(error)))
+            continue
+        if damaged or not named:
+            logger.error("serving generation %d instead", number)
+        _quarantine(folder, [number for number, _ in damaged], publishing)
+        return generation
+    if publishing:  # what follows is a rebuild, and the damaged ones must not count as something to fall back on
+        _quarantine(folder, [number for number, _ in damaged], publishing)
+    if damaged or old:
+        reasons = "; ".join([*(f"generation {number}: {reason}" for number, reason in damaged), *old])
+        raise NoGenerationError(
+            f"no generation in {folder.path} can serve ({reasons}); make it anew, without encoding, with: "
+            f"{folder.command}"
+        )
+    raise NoGenerationError(
+        f"nothing is published in {folder.path} yet; publish what the library holds with: {folder.command}"
+    )
+
+
+def open_generation(
+    folder: IndexFolder, number: int, manifest_sha256: str | None = None, reuse: Generation | None = None
+) -> Generation:
+    """Return this generation, every file of it checked and its canaries asked.
+
+    :raises GenerationDamageError: naming everything that is missing, foreign or different.
+    """
+    path = folder.generation(number)
+    try:
+        return _open_verified(path, number, manifest_sha256, reuse)
+    except GenerationDamageError:
+        raise
+    except OSError as error:
+        if error.errno in NOT_DAMAGE:
+            raise SemsearchError(f"{path} cannot be opened now: {error}") from error
+        raise GenerationDamageError(f"{path}: {error}") from error
+    except _NOT_AS_IT_SHOULD_BE as error:
+        if any(os.strerror(code) in str(error) for code in NOT_DAMAGE):  # FAISS has no other way to say so
+            raise SemsearchError(f"{path} cannot be opened now: {error}") from error
+        raise GenerationDamageError(f"{path}: {error}") from error
+
+
+def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: Generation | None) -> Generation:
+    data = (path / MANIFEST).read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if manifest_sha256 not in (None, sha256):
+        raise GenerationDamageError("its manifest is not the one that CURRENT names")
+    manifest = Manifest.from_bytes(data)
+    if manifest.generation != number:
+        raise GenerationDamageError(f"its manifest is that of generation {manifest.generation}")
+    shared = _shared_folders(manifest, reuse.manifest) if reuse else set()
+    problems = list(_different_files(path, manifest, shared))
+    if problems:
+        raise GenerationDamageError("; ".join(problems))
+    lexical = reuse.lexical if reuse and LEXICAL in shared else LexicalIndex(path / LEXICAL)
+    open_already = {f"segments/{segment.name}": segment for segment in reuse.segments} if reuse else {}
+    segments = [
+        open_already[name] if name in shared else Segment(path / name, record)
+        for name, record in ((f"segments/{record.name}", record) for record in manifest.segments)
+    ]
+    for segment in segments:
+        if f"segments/{segment.name}" not in shared:
+            check_segment(segment, manifest.encoder.dimension)
+    tombstones, pairs = (load_array(path / name) for name in (TOMBSTONES, WORKS))
+    generation = Generation(manifest, (number, sha256), segments, tombstones, pairs, lexical)
+    for canary in manifest.canaries:
+        check_canary(generation, canary)
+    return generation
+
+
+def _shared_folders(one: Manifest, other: Manifest) -> set[str]:
+    """Return the folders that have the same files in both; one file more or less, and all of a folder is read anew."""
+    mine, theirs = (
+        {
+            folder: {name: record for name, record in manifest.files.items() if name.startswith(f"{folder}/")}
+            for folder in (LEXICAL, *(f"segments/{segment.name}" for segment in manifest.segments))
+        }
+        for manifest in (one, other)
+    )
+    return {folder for folder, files in mine.items() if theirs.get(folder) == files}
+
+
+def _different_files(path: Path, manifest: Manifest, shared: set[str]) -> Iterator[str]:
+    for name, record in manifest.files.items():
+        if name.rpartition("/")[0] in shared:
+            continue
+        try:
+            if difference := digest_differs(path / name, record):
+                yield f"{name} {difference}"
+        except FileNotFoundError:
+            yield f"{name} is missing"
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    for name in sorted(present - set(manifest.files) - {MANIFEST}):
+        yield f"{name} does not belong there"
+
+
+def _quarantine(folder: IndexFolder, numbers: Sequence[int], publishing: bool) -> None:
+    """Move damaged generations aside, if nobody else is publishing; a later open will try again."""
+    if not any(folder.generation(number).exists() for number in numbers):
+        return
+    try:
+        with nullcontext() if publishing else exclusive_lock(folder.publish_lock, "quarantine"):
+            folder.quarantine.mkdir(exist_ok=True)
+            for number in numbers:
+                path = folder.generation(number)
+                if path.exists():
+                    moved = folder.quarantine / f"{number:06d}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+                    path.rename(moved)
+                    logger.error("moved generation %d to %s", number, moved)
+            sync_folder(folder.generations)
+            sync_folder(folder.quarantine)
+    except IndexBusyError:
+        logger.warning("the damaged generations stay where they are while another process publishes")
+    except OSError as error:
+        logger.warning("the damaged generations could not be moved: %s", error)
