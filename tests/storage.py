@@ -255,8 +255,8 @@ def clone(source: Path, target: Path) -> Path:
             copies[inode] = Path(other)
 
     shutil.copytree(source, target, copy_function=copy)
-    for generation in target.glob("generations/*"):  # an old one may be removed, however slow the test is
-        generation.touch()
+    for published in target.glob("generations/*"):  # an old one may be removed, however slow the test is
+        published.touch()
     return target
 
 
