@@ -68,6 +68,8 @@ class Outcome:
     error: str = ""
     is_ours: bool = True
     hit: str = ""
+    removed: bool = False
+    """Whether the file that was hit is removed afterwards; then it need not reach the disk."""
 
 
 class Stage:
@@ -113,12 +115,15 @@ class Stage:
         report = self.room / "error"
         report.unlink(missing_ok=True)
         telling = os.open(os.devnull, os.O_WRONLY)
+        hit: list[Path] = []
 
         def before(call: Call) -> Action:
+            outcome.removed |= call.name in _REMOVING and call.paths[-1] in hit
             if any(path.is_relative_to(self.path) for path in call.paths) and counted(call):
                 outcome.calls.append(call.name)
                 if len(outcome.calls) == at and call.name in FITTING.get(what, (call.name,)):  # threads change places
                     outcome.hit = f"{call.name} {call.paths[-1].relative_to(self.path.parent)}"
+                    hit.append(call.paths[-1])
                     return what
             return "go on"
 
@@ -263,7 +268,7 @@ def _verdict(outcome: Outcome, error: Action, called_damage: bool) -> str:
         return "refused" if _is_named(outcome, error) else "unnamed"
     if not outcome.hit or error in ("go on", "shorten", errno.EINTR):
         return "whole"
-    return "swallowed" if outcome.hit.startswith(_SYNCING) else "done without"
+    return "swallowed" if outcome.hit.startswith(_SYNCING) and not outcome.removed else "done without"
 
 
 def _is_named(outcome: Outcome, error: Action) -> bool:
