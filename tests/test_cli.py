@@ -25,7 +25,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Return a function that runs a command line in `tmp_path` with the fake encoder: (exit code, stdout, stderr)."""
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("semsearch.encoders.loading._on_processor", lambda model: FakeEncoder(model.spec))
+    monkeypatch.setattr("semsearch.encoders.loading._on_processor", lambda model, threads=None: FakeEncoder(model.spec))
 
     def run(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["semsearch", *arguments])
