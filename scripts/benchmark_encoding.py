@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Compare the encoders with sentence-transformers' own default: speed, nearness, and what it means for the answers.
+"""Compare the encoders with sentence-transformers' own default: speed and nearness, or what it means for the answers.
 
-scripts/benchmark_encoding.py PAPERS.jsonl.zst --judged shared/scifact --judged shared/cisi
+    scripts/benchmark_encoding.py PAPERS.jsonl.zst --int8                               speed and cosines
+    scripts/benchmark_encoding.py PAPERS.jsonl.zst --int8 --judged scifact --judged cisi     the answers
 
 All encoders take turns on the same texts in one process, so that whatever else the machine does falls on all of them.
-What the processor cannot do (bfloat16) is left out and said so.
+What the processor cannot do (bfloat16) is left out and said so. An int8 network is calibrated on PAPERS.
 """
 
 import argparse
@@ -47,19 +48,18 @@ def main() -> None:
     texts, titles, others = sample(options.papers, options.texts)
     with tempfile.TemporaryDirectory() as folder:
         passages, queries = encoders(Path(folder), others if options.int8 else [])
-        figures: dict[str, dict[str, Any]] = {name: {} for name in passages}
-        for part in (passage_speed(passages, texts), query_speed(queries, titles)):
-            for name, measured in part.items():
-                figures[name] |= measured
-        for judged in options.judged:
-            for name, measured in answers(passages, queries, judged).items():
-                figures[name][f"nDCG@10 on {judged.name} test"] = measured
-        result = {
-            "processor": {"bfloat16": native_precision() == BFLOAT16, "fastest_precision": native_precision()},
-            "texts": len(texts),
-            "encoders": figures,
-        }
-    keep("encoding", result, [options.papers])
+        if options.judged:
+            figures = [answers(passages, queries, judged) for judged in options.judged]
+        else:
+            figures = [passage_speed(passages, texts), query_speed(queries, titles)]
+    result = {
+        "processor": {"bfloat16": native_precision() == BFLOAT16, "fastest_precision": native_precision()},
+        "encoders": {name: {key: each[name][key] for each in figures for key in each[name]} for name in passages},
+    }
+    if options.judged:
+        keep("encoding-answers", result, [folder / "corpus.jsonl" for folder in options.judged])
+    else:
+        keep("encoding", result | {"texts": len(texts)}, [options.papers])
 
 
 def sample(papers: Path, count: int) -> tuple[list[str], list[str], list[str]]:
@@ -173,9 +173,11 @@ def answers(passages: dict[str, Encode], queries: dict[str, Encode], folder: Pat
     for name, own in values.items():
         difference = compare(own, values[_BASELINE])
         result[name] = {
-            "value": round(float(own.mean()), 4),
-            "difference": round(difference.difference, 4),
-            "interval_95": [round(difference.low, 4), round(difference.high, 4)],
+            f"nDCG@10 on {folder.name} test": {
+                "value": round(float(own.mean()), 4),
+                "difference": round(difference.difference, 4),
+                "interval_95": [round(difference.low, 4), round(difference.high, 4)],
+            }
         }
     return result
 
