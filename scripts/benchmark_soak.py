@@ -26,7 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -222,12 +222,11 @@ def of_process(pid: int) -> dict[str, float]:
 def disk_bytes(folder: Path) -> int:
     """Return what the files in this folder take, those with several names once."""
     sizes = {}
-    for path in folder.rglob("*"):
-        try:
-            facts = path.stat()
-        except FileNotFoundError:
-            continue
-        sizes[facts.st_ino] = facts.st_blocks * 512
+    for place, _, names in os.walk(folder):  # which takes no notice of folders that go meanwhile
+        for name in names:
+            with suppress(FileNotFoundError):
+                facts = os.stat(os.path.join(place, name))
+                sizes[facts.st_ino] = facts.st_blocks * 512
     return sum(sizes.values())
 
 

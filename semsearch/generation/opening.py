@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -94,8 +93,6 @@ def open_generation(
             raise SemsearchError(f"{path} cannot be opened now: {error}") from error
         raise GenerationDamageError(f"{path}: {error}") from error
     except _NOT_AS_IT_SHOULD_BE as error:
-        if any(os.strerror(code) in str(error) for code in NOT_DAMAGE):  # FAISS has no other way to say so
-            raise SemsearchError(f"{path} cannot be opened now: {error}") from error
         raise GenerationDamageError(f"{path}: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """Which stored vectors are nearest to a query?
 
 ```
+mapping.py   how a file of vectors is opened
 selection.py which rows may be found
 flat.py      every vector of a segment as it is: written, mapped, scanned; the answers are exact
 lists.py     the same rows in inverted lists, one bit for each number: a few of the lists are looked through

@@ -48,7 +48,7 @@ FITTING: dict[int | str, tuple[str, ...]] = {
     errno.EDQUOT: (*_WRITING, *_SYNCING, *_NAMING, "ftruncate", "fallocate"),
     errno.EMFILE: _OPENING,
     errno.EACCES: (*_OPENING, *_NAMING, *_REMOVING),
-    errno.EINTR: (*_WRITING, *_SYNCING, *_OPENING, "read", "flock"),
+    errno.EINTR: (*_WRITING, *_SYNCING, *_OPENING, "read"),  # no flock waits here, so none is interrupted
     "shorten": _WRITING,
 }
 """Which calls may fail with which error; "shorten" lets a write take half of what it was given."""
