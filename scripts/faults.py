@@ -28,6 +28,7 @@ import kills  # noqa: E402
 import poison  # noqa: E402
 import powercut  # noqa: E402
 import rivals  # noqa: E402
+import scrubbing  # noqa: E402
 import tracing  # noqa: E402
 from tallies import Tally, tables  # noqa: E402
 
@@ -45,6 +46,7 @@ _BEGIN, _END = "<!-- figures: scripts/faults.py report -->", "<!-- end of figure
 MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "generations": damage.damaged_generations,
     "library": damage.damaged_libraries,
+    "changed-while-served": scrubbing.changed_while_served,
     "kills": kills.run,
     "last-calls": calls.killed_at_every_call,
     "failing-calls": calls.every_call_fails,

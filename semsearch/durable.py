@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,16 +149,25 @@ def sync_tree(path: Path) -> None:
         sync_folder(Path(folder))
 
 
-def digest_differs(path: Path, record: FileRecord) -> str | None:
-    """Return how the file differs from what it must be, or None if it does not."""
+def digest_differs(path: Path, record: FileRecord, on_read: Callable[[int], None] = lambda size: None) -> str | None:
+    """Return how the file differs from what it must be, or None if it does not.
+
+    :param on_read: told the size in bytes of every piece as it is read.
+    """
     digest = xxhash.xxh3_128()
+    if difference := size_differs(path, record):
+        return difference
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != record.bytes:
-            return f"has {size:,} bytes instead of {record.bytes:,}"
         while block := file.read(_READ_BYTES):
             digest.update(block)
+            on_read(len(block))
     return None if digest.hexdigest() == record.xxh3 else "fails its digest"
+
+
+def size_differs(path: Path, record: FileRecord) -> str | None:
+    """Return how the file's size differs from what it must be, or None if it does not."""
+    size = path.stat().st_size
+    return None if size == record.bytes else f"has {size:,} bytes instead of {record.bytes:,}"
 
 
 @contextmanager

@@ -225,7 +225,7 @@ def _prepared(index: tantivy.Index) -> tantivy.Index:
 
 @contextmanager
 def _tantivy_errors() -> Iterator[None]:
-    """Tell tantivy's errors apart: it calls all of them ValueError, and a failed writer hides the reason."""
+    """Tell tantivy's errors apart: all are ValueErrors or panics, and a writer that failed hides why."""
     try:
         yield
     except ValueError as error:
@@ -233,6 +233,10 @@ def _tantivy_errors() -> Iterator[None]:
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         if "writer was killed" in str(error):
             raise OSError(errno.EIO, "the lexical index could not be written; is the disk full?") from error
+        raise GenerationDamageError(f"its lexical index cannot be read: {error}") from error
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
         raise GenerationDamageError(f"its lexical index cannot be read: {error}") from error
 
 
@@ -409,7 +413,8 @@ class LexicalIndex:
 
     def _hits(self, query: Query, limit: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         limit = min(limit, self._searcher.num_docs)
-        hits = self._searcher.search(query, max(1, limit), count=False).hits
+        with _tantivy_errors():
+            hits = self._searcher.search(query, max(1, limit), count=False).hits
         scores = np.array([score for score, _ in hits], dtype=np.float64).round(SCORE_DECIMALS)
         seqs = self._searcher.fast_field_values("seq", [address for _, address in hits])
         return scores, np.array(seqs, dtype=np.int64)

@@ -26,7 +26,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from semsearch.durable import make_folder, name_file, sync_file
+from semsearch.durable import make_folder, name_file, sync_file, sync_folder
 from semsearch.errors import (
     IndexBusyError,
     IndexMissingError,
@@ -140,6 +140,7 @@ class Library:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
+        self._is_log_named = False
 
     @classmethod
     def create(cls, path: Path) -> "Library":
@@ -662,6 +663,9 @@ class Library:
                 return
             cursor.execute(f"BEGIN {kind}")
             try:
+                if not self._is_log_named:  # SQLite does that, too, but says nothing where it fails
+                    sync_folder(self.path.parent)
+                    self._is_log_named = True
                 yield cursor
                 cursor.execute("COMMIT")
             except BaseException:

@@ -62,7 +62,7 @@ from semsearch.service import Limits, Workers, changes, run
 changes._DELETION_SECONDS = 1
 index, worker, limits = sys.argv[1], sys.argv[2], eval(sys.argv[3])
 several = Workers([sys.executable, "-c", worker, index], 2)
-app = fake_app(Path(index), admin=ADMIN, workers=several, limits=Limits(**limits))
+app = fake_app(Path(index), admin=ADMIN, workers=several, limits=Limits(**limits), scrub_seconds=0.1)
 run(app, port=0, on_start=lambda url: print(url, flush=True))
 """
 
@@ -265,6 +265,17 @@ def test_a_reindex_beside_it_is_followed(index: Path) -> None:
 
 
 # Workers that end
+
+
+def test_what_changed_on_the_disk_is_replaced_in_every_worker(index: Path) -> None:
+    with served(index) as service:
+        before = service.get("/search?q=subject5")[1]["results"]
+        with (IndexFolder(index).generation(1) / "segments/000001/vectors.faiss").open("r+b") as vectors:
+            vectors.seek(-400, 2)
+            vectors.write(bytes(400))
+        eventually(lambda: service.get("/stats")[1].get("generation") == 2)
+        for status, body in service.everywhere("/search?q=subject5"):
+            assert (status, body["meta"]["generation"], body["results"]) == (200, 2, before)
 
 
 def test_a_request_whose_worker_ends_is_answered_by_another(index: Path) -> None:

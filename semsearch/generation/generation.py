@@ -44,6 +44,8 @@ class Generation:
         self.manifest = manifest
         self.name = name
         """What CURRENT says when it means this generation: its number and its manifest's sha256."""
+        self.unread: frozenset[str] = frozenset()
+        """The files that were not read as a whole when it was opened, because it is so large."""
         self.segments = tuple(segments)
         self.tombstones = tombstones
         self.work_pairs = work_pairs

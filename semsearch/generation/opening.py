@@ -2,12 +2,12 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
-from semsearch.durable import digest_differs, exclusive_lock, sync_folder
+from semsearch.durable import FileRecord, digest_differs, exclusive_lock, size_differs, sync_folder
 from semsearch.errors import GenerationDamageError, IndexBusyError, NoGenerationError, OldFormatError, SemsearchError
 from semsearch.generation.arrays import load_array
 from semsearch.generation.canaries import check_canary
@@ -27,16 +27,21 @@ from semsearch.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
+READ_BEFORE_ANSWERING = 2 << 30  # bytes; more would keep a service from answering for too long
+
 _NOT_AS_IT_SHOULD_BE = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
 """What numpy, FAISS and our own unpacking raise on files and manifests that say something impossible."""
 
 
-def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publishing: bool = False) -> Generation:
+def open_current(
+    folder: IndexFolder, reuse: Generation | None = None, *, publishing: bool = False, whole: bool = True
+) -> Generation:
     """Return the live generation, verified; where it is damaged, the newest older one that is not, loudly.
 
     Damaged generations are moved to quarantine if nobody else is publishing; `publishing` says that the caller is, and
     holds the lock. Segments that `reuse` has open already, and that are the same files, are shared, not read again.
 
+    :param whole: read every file, however large the generation is; see `open_generation`.
     :raises NoGenerationError: if none can serve.
     """
     folder.check_exists()
@@ -49,13 +54,13 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publis
     for number in candidates:
         expected = named[1] if named and number == named[0] else None
         try:
-            generation = open_generation(folder, number, expected, reuse)
+            generation = open_generation(folder, number, expected, reuse, whole=whole)
         except OldFormatError as error:
             old.append(f"generation {number}: {error}")
             continue
         except GenerationDamageError as error:
             if current_generation(folder) != named:  # it may have been removed for its age, while it was read
-                return open_current(folder, reuse, publishing=publishing)
+                return open_current(folder, reuse, publishing=publishing, whole=whole)
             logger.error("generation %d in %s is damaged: %s", number, folder.path, error)
             damaged.append((number, str(error)))
             continue
@@ -77,15 +82,22 @@ def open_current(folder: IndexFolder, reuse: Generation | None = None, *, publis
 
 
 def open_generation(
-    folder: IndexFolder, number: int, manifest_sha256: str | None = None, reuse: Generation | None = None
+    folder: IndexFolder,
+    number: int,
+    manifest_sha256: str | None = None,
+    reuse: Generation | None = None,
+    *,
+    whole: bool = True,
 ) -> Generation:
     """Return this generation, every file of it checked and its canaries asked.
 
+    :param whole: read every file. False leaves it at the sizes of those of a generation with more than 2 GiB to read,
+        which is then told by `unread`, for whoever reads them while it answers.
     :raises GenerationDamageError: naming everything that is missing, foreign or different.
     """
     path = folder.generation(number)
     try:
-        return _open_verified(path, number, manifest_sha256, reuse)
+        return _open_verified(path, number, manifest_sha256, reuse, whole)
     except GenerationDamageError:
         raise
     except OSError as error:
@@ -96,7 +108,9 @@ def open_generation(
         raise GenerationDamageError(f"{path}: {error}") from error
 
 
-def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: Generation | None) -> Generation:
+def _open_verified(
+    path: Path, number: int, manifest_sha256: str | None, reuse: Generation | None, whole: bool
+) -> Generation:
     data = (path / MANIFEST).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     if manifest_sha256 not in (None, sha256):
@@ -105,7 +119,9 @@ def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: 
     if manifest.generation != number:
         raise GenerationDamageError(f"its manifest is that of generation {manifest.generation}")
     shared = _shared_folders(manifest, reuse.manifest) if reuse else set()
-    problems = list(_different_files(path, manifest, shared))
+    to_read = {name: record for name, record in manifest.files.items() if name.rpartition("/")[0] not in shared}
+    whole = whole or sum(record.bytes for record in to_read.values()) <= READ_BEFORE_ANSWERING
+    problems = list(_different_files(path, to_read, manifest, whole))
     if problems:
         raise GenerationDamageError("; ".join(problems))
     lexical = reuse.lexical if reuse and LEXICAL in shared else LexicalIndex(path / LEXICAL)
@@ -116,11 +132,12 @@ def _open_verified(path: Path, number: int, manifest_sha256: str | None, reuse: 
     ]
     for segment in segments:
         if f"segments/{segment.name}" not in shared:
-            check_segment(segment, manifest.encoder.dimension)
+            check_segment(segment, manifest.encoder.dimension, vectors=whole)
     tombstones, pairs = (load_array(path / name) for name in (TOMBSTONES, WORKS))
     generation = Generation(manifest, (number, sha256), segments, tombstones, pairs, lexical)
     for canary in manifest.canaries:
         check_canary(generation, canary)
+    generation.unread = frozenset() if whole else frozenset(to_read)
     return generation
 
 
@@ -136,12 +153,11 @@ def _shared_folders(one: Manifest, other: Manifest) -> set[str]:
     return {folder for folder, files in mine.items() if theirs.get(folder) == files}
 
 
-def _different_files(path: Path, manifest: Manifest, shared: set[str]) -> Iterator[str]:
-    for name, record in manifest.files.items():
-        if name.rpartition("/")[0] in shared:
-            continue
+def _different_files(path: Path, to_read: Mapping[str, FileRecord], manifest: Manifest, whole: bool) -> Iterator[str]:
+    differs = digest_differs if whole else size_differs
+    for name, record in to_read.items():
         try:
-            if difference := digest_differs(path / name, record):
+            if difference := differs(path / name, record):
                 yield f"{name} {difference}"
         except FileNotFoundError:
             yield f"{name} is missing"

@@ -23,6 +23,7 @@ from semsearch.service.models import FindModel, LoadEncoder, Models
 from semsearch.service.page import page
 from semsearch.service.refusals import add_refusals
 from semsearch.service.routes import api
+from semsearch.service.scrub import ROUND_SECONDS
 from semsearch.service.workers import Workers
 
 _STOP_SECONDS = 0.5  # all who wait for it have had their answers when the service ends
@@ -35,6 +36,7 @@ def create_app(
     find_model: FindModel = find_model,
     load_encoder: LoadEncoder = load_encoder,
     poll_seconds: float = 0.5,
+    scrub_seconds: float = ROUND_SECONDS,
     limits: Limits | None = None,
     hosts: Hosts | None = None,
     metrics_for: Readers = "local",
@@ -44,6 +46,7 @@ def create_app(
 ) -> FastAPI:
     """Return the service over the index folder at `index`; it opens the index when it starts, in the background.
 
+    :param scrub_seconds: after which a file of what is served is read again, if there is time for it.
     :param hosts: the names by which it may be addressed; by default those that lead from this machine to itself.
     :param metrics_for: who may read /metrics.
     :param log_private: whether the log may hold what is asked, and from where.
@@ -52,7 +55,8 @@ def create_app(
     """
     folder = IndexFolder(index)
     load = _later(load_encoder) if workers and not admin else load_encoder
-    live = LiveSearcher(folder, Models(folder, device, find_model, load), poll_seconds=poll_seconds, followers=workers)
+    models = Models(folder, device, find_model, load)
+    live = LiveSearcher(folder, models, poll_seconds=poll_seconds, followers=workers, scrub_seconds=scrub_seconds)
     additions = Additions(folder.library, live.encoder, live.changed)
 
     limits = limits or Limits()

@@ -35,6 +35,7 @@ from semsearch.publishing import check_made_from, publish_pending
 from semsearch.search import Searcher
 from semsearch.service.merges import Merges
 from semsearch.service.models import Models
+from semsearch.service.scrub import ROUND_SECONDS, Scrub
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ Reason = Literal[
     "damaged",
     "encoder",
     "older_generation",
+    "unread",
     "failed",
     "workers",
 ]
@@ -106,9 +108,12 @@ class Followers(Protocol):
         """How many of them should answer and do not."""
         ...
 
-    def follow(self, current: tuple[int, str], kept: Sequence[tuple[int, str]], library: tuple[int, int]) -> None:
+    def follow(
+        self, current: tuple[int, str], kept: Sequence[tuple[int, str]], library: tuple[int, int], *, anew: bool
+    ) -> None:
         """Return once all that answer can do so from these generations, and may forget all others.
 
+        :param anew: what they have open already must not be used any more.
         :raises SemsearchError: if none can.
         """
         ...
@@ -124,8 +129,10 @@ class LiveSearcher:
         *,
         poll_seconds: float,
         followers: Followers | None = None,
+        scrub_seconds: float = ROUND_SECONDS,
     ) -> None:
         """Prepare, without touching the index."""
+        self.scrub = Scrub(folder, self._distrust, round_seconds=scrub_seconds)
         self._folder = folder
         self._models = models
         self._followers = followers
@@ -150,12 +157,13 @@ class LiveSearcher:
         self._reported = ""
         self._is_dirty = False  # something was committed here that is not known to be published
         self._publish_at = 0.0
+        self._is_distrusted = False  # a file of what is open has changed, so nothing of it answers any more
         self._deleted_up_to = 0  # no searcher of a generation that ends before this seq may be asked any more
 
     @property
     def searcher(self) -> Searcher | None:
         """The searcher for one request, from its start to its end; None while there is none."""
-        return self._searcher
+        return None if self._is_distrusted else self._searcher
 
     def searcher_of(self, generation: int) -> Searcher | None:
         """Return the searcher of this generation, which may have been replaced up to 15 minutes ago."""
@@ -177,14 +185,19 @@ class LiveSearcher:
     @property
     def state_of_index(self) -> State:
         """How the service stands, whoever answers."""
+        if self._is_distrusted and self._state.status != "unavailable":
+            return State("unavailable", "damaged")
+        if self._state == State("ready", "none") and self.scrub.unread_bytes:
+            return State("ready", "unread")
         return self._state
 
     @property
     def state(self) -> State:
         """How the service stands."""
-        if self._state.status == "ready" and self._followers and self._followers.missing:
+        state = self.state_of_index
+        if state.status == "ready" and self._followers and self._followers.missing:
             return State("degraded", "workers")
-        return self._state
+        return state
 
     def encoder(self) -> Encoder:
         """Return the encoder of the vector space that is served.
@@ -225,12 +238,14 @@ class LiveSearcher:
         self._stopping.clear()
         self._thread = threading.Thread(target=self._watch, name="semsearch-live", daemon=True)
         self._thread.start()
+        self.scrub.start()
 
     def stop(self) -> None:
         """Stop watching and close the library."""
         assert self._thread, "it was started"
         self._stopping.set()
         self._woken.set()
+        self.scrub.stop()
         self._thread.join(_STOP_SECONDS)
         self._merges.stop()
         if self._thread.is_alive():
@@ -245,7 +260,7 @@ class LiveSearcher:
                 self._look()
             except Exception as error:  # whatever it is, the next look may succeed, and the old searcher still can
                 self._report(error)
-                self._state = State("degraded" if self._searcher else "unavailable", reason_of(error))
+                self._state = State("degraded" if self.searcher else "unavailable", reason_of(error))
                 self._retry_later()
             self._replaced = {number: kept for number, kept in self._replaced.items() if self._may_answer(*kept)}
             self._woken.wait(self._pause())
@@ -262,13 +277,14 @@ class LiveSearcher:
         named = current_generation(self._folder)
         if named == self._seen and not self._is_due():
             return
+        anew = self._is_distrusted
         was_dirty, self._is_dirty = self._is_dirty, False  # before looking: what is committed from now on makes it true
         try:
-            if named == self._seen and was_dirty and self._searcher and self._state.status == "ready":
+            if named == self._seen and was_dirty and self._searcher and self._state.status == "ready" and not anew:
                 self._publish_at = time.monotonic() + _PUBLISH_SECONDS
                 behind = self._extend(self._searcher)
             else:
-                behind = self._open(named, was_dirty)
+                behind = self._open(named, was_dirty, anew)
         except BaseException:
             self._is_dirty |= was_dirty
             raise
@@ -277,6 +293,8 @@ class LiveSearcher:
     def _is_due(self) -> bool:
         """Return whether to try again what did not work out, or to publish what was committed here."""
         now = time.monotonic()
+        if self._is_distrusted and self._retry_at is None:
+            return True
         if self._retry_at is not None and now >= self._retry_at:
             return True
         hindered = self._retry_at is not None and self._state.status != "ready"
@@ -292,14 +310,17 @@ class LiveSearcher:
         self._merges.consider(generation)
         return self._settled(library, generation, "none")
 
-    def _open(self, named: tuple[int, str] | None, is_dirty: bool) -> bool:
-        """Serve what CURRENT names with what the library holds beyond; return whether it holds more than is served."""
+    def _open(self, named: tuple[int, str] | None, is_dirty: bool, anew: bool) -> bool:
+        """Serve what CURRENT names with what the library holds beyond; return whether it holds more than is served.
+
+        :param anew: trust nothing that is open already.
+        """
         self._seen = named
         library = self._opened_library()
-        opened = self._opened_generation(library)
+        opened = self._opened_generation(library, anew)
         fell_back = opened is None or named is None or opened.manifest.generation < named[0]
         generation, trouble = self._replayed(library, opened, fell_back, is_dirty)
-        self._swap(library, generation)
+        self._swap(library, generation, anew)
         if trouble == "none" and fell_back and generation is opened:
             trouble = "older_generation"
         if generation is not opened:
@@ -327,10 +348,11 @@ class LiveSearcher:
             self._library_file = (found.st_dev, found.st_ino)
         return self._libraries[-1]
 
-    def _opened_generation(self, library: Library) -> Generation | None:
+    def _opened_generation(self, library: Library, anew: bool) -> Generation | None:
         """Return the live generation, or None if none is sound but the library can make one."""
+        reuse = self._searcher.generation if self._searcher and not anew else None
         try:
-            return open_current(self._folder, reuse=self._searcher.generation if self._searcher else None)
+            return open_current(self._folder, reuse, whole=anew)
         except NoGenerationError as error:
             if not library.last_seq():
                 raise
@@ -386,16 +408,19 @@ class LiveSearcher:
     def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec | None:
         return None if generation else self._models.spec_of(library.main_encoder() or DEFAULT_MODEL)
 
-    def _swap(self, library: Library, generation: Generation) -> None:
+    def _swap(self, library: Library, generation: Generation, anew: bool = False) -> None:
         in_use = self._searcher.encoder if self._searcher else None
         encoder = self._models.encoder_for(generation.manifest.encoder, in_use)
-        replaced = self._replaced_by(library, generation)
+        replaced = {} if anew else self._replaced_by(library, generation)
         if self._followers:
             assert self._library_file, "the library is open"
             names = [kept.generation.name for kept, _ in replaced.values()]
-            self._followers.follow(generation.name, names, self._library_file)
+            self._followers.follow(generation.name, names, self._library_file, anew=anew)
         self._replaced = replaced
         self._searcher = Searcher(library, generation, encoder)
+        self.scrub.follow(generation, anew=anew)
+        if anew:
+            self._is_distrusted = False
         self._tell_waiters()
         logger.info("serving generation %d with %d papers", generation.manifest.generation, generation.papers)
 
@@ -408,6 +433,11 @@ class LiveSearcher:
         kept = self._replaced | latest
         kept.pop(generation.manifest.generation, None)
         return {number: kept[number] for number in sorted(kept, reverse=True)[:_MAX_REPLACED]}
+
+    def _distrust(self, generation: Generation) -> None:
+        """Let nothing answer that shares files with this generation, and open the index anew."""
+        self._is_distrusted = True
+        self._woken.set()
 
     def _retry_later(self) -> None:
         self._retry_at = time.monotonic() + self._retry_seconds

@@ -18,6 +18,7 @@ from semsearch.service.clients import is_loopback
 from semsearch.service.connections import CUTS, Crowd
 from semsearch.service.live import LiveSearcher
 from semsearch.service.refusals import plain_refusal
+from semsearch.service.scrub import Scrub
 from semsearch.service.strict import StrictRoute, no_parameters
 from semsearch.service.workers import Workers
 from semsearch.stages import STAGES, Stage
@@ -98,6 +99,21 @@ class _Served(Collector):
             yield GaugeMetricFamily("semsearch_segments", "Its segments.", len(manifest.segments))
             yield GaugeMetricFamily("semsearch_papers", "Its papers.", manifest.papers)
             yield GaugeMetricFamily("semsearch_rows", "Its rows, those of dead papers included.", manifest.rows)
+        yield from _scrubbed(self._live.scrub)
+
+
+def _scrubbed(scrub: Scrub) -> Iterator[Metric]:
+    """Yield how far the files of what is served have been read once more."""
+    unread = "Bytes of what is served that were never read as a whole."
+    yield GaugeMetricFamily("semsearch_unread_bytes", unread, scrub.unread_bytes)
+    read = CounterMetricFamily(
+        "semsearch_scrub_bytes", "Bytes read once more, to see whether they are what was written."
+    )
+    read.add_metric([], scrub.bytes_read)
+    yield read
+    damaged = CounterMetricFamily("semsearch_scrub_damaged_files", "Files that were not.")
+    damaged.add_metric([], scrub.damaged)
+    yield damaged
 
 
 class _Connections(Collector):

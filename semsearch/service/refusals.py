@@ -56,6 +56,7 @@ _REASONS: dict[Reason, str] = {
     "damaged": "stored data is damaged; whoever runs the service finds out more with: semsearch verify",
     "encoder": "the encoder cannot be used; whoever runs the service finds the reason in its log",
     "older_generation": "the newest state of the index is damaged, an older one is served; see: semsearch verify",
+    "unread": "the service answers; so large an index is read through once more meanwhile, to see that it is undamaged",
     "workers": "some of the service's processes have ended and are started again; answers may take longer meanwhile",
     "failed": "the index cannot be used; whoever runs the service finds the reason in its log",
 }

@@ -65,27 +65,29 @@ class Held:
         self._library_file: tuple[int, int] | None = None
         self._searchers: dict[int, Searcher] = {}  # never changed in place
 
-    def follow(self, current: Name, kept: Iterable[Name], library: tuple[int, int]) -> None:
+    def follow(self, current: Name, kept: Iterable[Name], library: tuple[int, int], anew: bool) -> None:
         """Have these generations open and no others; of the kept ones those that are still there.
 
+        :param anew: use nothing that is open already.
         :raises SemsearchError: if the current one cannot be opened.
         """
         if library != self._library_file:  # the old one may be in use for a moment more, and goes with its searchers
             self._library, self._library_file, self._searchers = Library.open(self._folder.library), library, {}
-        searchers = {current[0]: self._opened(current)}
+        searchers = {current[0]: self._opened(current, anew)}
         for name in kept:
             try:
-                searchers[name[0]] = self._opened(name)
+                searchers[name[0]] = self._opened(name, anew)
             except SemsearchError:  # it went while this worker was being started
                 logger.info("generation %d is gone, and its pages are with it", name[0])
         self._searchers = searchers
 
-    def _opened(self, name: Name) -> Searcher:
+    def _opened(self, name: Name, anew: bool) -> Searcher:
         held = self._searchers.get(name[0])
-        if held and held.generation.name == name:
+        if held and held.generation.name == name and not anew:
             return held
         latest = self._searchers[max(self._searchers)] if self._searchers else None
-        generation = open_generation(self._folder, *name, latest.generation if latest else None)
+        reuse = latest.generation if latest and not anew else None
+        generation = open_generation(self._folder, *name, reuse, whole=False)  # the service reads what is left unread
         encoder = self._models.encoder_for(generation.manifest.encoder, latest.encoder if latest else None)
         assert self._library, "it is opened before any generation"
         return Searcher(self._library, generation, encoder)
@@ -144,7 +146,7 @@ class WorkerProcess:
         current, kept = tuple(head["current"]), [tuple(name) for name in head["kept"]]
         async with self._following:
             try:
-                await asyncio.to_thread(self._held.follow, current, kept, tuple(head["library"]))
+                await asyncio.to_thread(self._held.follow, current, kept, tuple(head["library"]), head["anew"])
             except SemsearchError as error:
                 return {"error": (type(error).__name__, str(error))}, b""
             except Exception as error:

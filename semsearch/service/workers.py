@@ -31,7 +31,7 @@ from semsearch.errors import SemsearchError
 from semsearch.service.frames import frame, read_frame
 from semsearch.service.live import LiveSearcher
 from semsearch.service.logs import Form
-from semsearch.service.refusals import plain_refusal, took_too_long
+from semsearch.service.refusals import plain_refusal, took_too_long, unavailable
 from semsearch.stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -106,12 +106,14 @@ class _Worker:
         finally:
             del self._asked[number]
 
-    async def follow(self, current: Name, kept: Iterable[Name], library: tuple[int, int]) -> None:
-        """Have these generations opened.
+    async def follow(self, current: Name, kept: Iterable[Name], library: tuple[int, int], anew: bool = False) -> None:
+        """Have these generations opened; anew: whatever it has open already.
 
         :raises SemsearchError: if the current one cannot be.
         """
-        told, _ = await self.ask({"kind": "follow", "current": current, "kept": [*kept], "library": library})
+        told, _ = await self.ask(
+            {"kind": "follow", "current": current, "kept": [*kept], "library": library, "anew": anew}
+        )
         if told["error"]:
             kind, message = told["error"]
             raise getattr(errors, kind, SemsearchError)(message)
@@ -229,24 +231,25 @@ class Workers:
 
     # Which generation they have open
 
-    def follow(self, current: Name, kept: Sequence[Name], library: tuple[int, int]) -> None:
+    def follow(self, current: Name, kept: Sequence[Name], library: tuple[int, int], *, anew: bool) -> None:
         """Return once every worker that answers can do so from these generations; called in another thread.
 
         A worker that cannot is ended, unless none can.
 
         :param library: what tells the library's file from another in its place.
+        :param anew: what they have open already must not be used any more.
         :raises SemsearchError: if no worker can open the current one. They go on with what they have.
         """
-        following = self._follow((current, tuple(kept), library))
+        following = self._follow((current, tuple(kept), library), anew)
         asyncio.run_coroutine_threadsafe(following, self._loop).result()
 
-    async def _follow(self, wanted: tuple[Name, tuple[Name, ...], tuple[int, int]]) -> None:
+    async def _follow(self, wanted: tuple[Name, tuple[Name, ...], tuple[int, int]], anew: bool) -> None:
         before, self._wanted = self._wanted, wanted
         async with self._changed:
             self._changed.notify_all()
             await self._changed.wait_for(lambda: self._stopping or len(self._tried) == self.count)
         up = list(self._up)
-        failed = await asyncio.gather(*(self._followed(worker) for worker in up))
+        failed = await asyncio.gather(*(self._followed(worker, anew) for worker in up))
         errors_met = [error for error in failed if error]
         if len(errors_met) < len(up):
             for worker, error in zip(up, failed, strict=True):
@@ -257,11 +260,11 @@ class Workers:
         self._wanted = before or wanted
         raise errors_met[0] if errors_met else self._trouble or SemsearchError("no worker process answers just now")
 
-    async def _followed(self, worker: _Worker) -> SemsearchError | None:
+    async def _followed(self, worker: _Worker, anew: bool) -> SemsearchError | None:
         assert self._wanted, "it is what is followed"
         try:
             async with asyncio.timeout(_FOLLOW_SECONDS):
-                await worker.follow(*self._wanted)
+                await worker.follow(*self._wanted, anew)
         except TimeoutError:
             return SemsearchError(f"a worker process did not open the generation within {_FOLLOW_SECONDS:g} seconds")
         except SemsearchError as error:
@@ -328,12 +331,16 @@ class Workers:
     async def answer(self, request: Request) -> Response:
         """Return what a worker answers.
 
-        :raises Refusal: 504 when that is over, 500 if the workers that were asked ended.
+        :raises Refusal: 504 when that is over, 503 if what it would be answered from turned out to be damaged, 500 if
+            the workers that were asked ended.
         """
         deadline = time.monotonic() + self._seconds
         body = await request.body()
         for _ in range(_TRIES):
             worker = await self._turn(deadline)
+            if not self.can_answer:
+                self._give_back(worker)
+                raise unavailable(self._live.state.reason)
             head = _told(request, self._live, deadline - time.monotonic())
             asking = asyncio.create_task(self._ask(worker, head, body))
             self._asking.add(asking)

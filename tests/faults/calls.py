@@ -29,7 +29,7 @@ from writer import SMALL, Ledger, Writer
 
 from semsearch import durable
 from semsearch.errors import SemsearchError
-from semsearch.generation import drafts, files
+from semsearch.generation import IndexFolder, drafts, files
 
 STEPS = ("import", "add", "delete", "merge")
 KILLS_MUST_BE_ZERO = (*kills.MUST_BE_ZERO, "changed in place")
@@ -68,8 +68,12 @@ class Outcome:
     error: str = ""
     is_ours: bool = True
     hit: str = ""
-    removed: bool = False
-    """Whether the file that was hit is removed afterwards; then it need not reach the disk."""
+    harmless: bool = False
+    """Whether nothing hangs on a sync that failed.
+
+    Nothing was written to its file, or named in its folder, since the last one; or the file is removed afterwards; or a
+    later one succeeds, of a folder, or of the library, whose log stays until then and whose pages are written again.
+    """
 
 
 class Stage:
@@ -116,20 +120,32 @@ class Stage:
         report.unlink(missing_ok=True)
         telling = os.open(os.devnull, os.O_WRONLY)
         hit: list[Path] = []
+        hit_inodes: list[int | None] = []
+        library = IndexFolder(self.path).library
+        unsynced: set[Path] = set()  # files and folders with content or names since they were brought to the disk
 
         def before(call: Call) -> Action:
-            outcome.removed |= call.name in _REMOVING and call.paths[-1] in hit
+            outcome.harmless |= call.name in _REMOVING and call.paths[-1] in hit and _is_last_name(call.paths[-1])
             if any(path.is_relative_to(self.path) for path in call.paths) and counted(call):
                 outcome.calls.append(call.name)
                 if len(outcome.calls) == at and call.name in FITTING.get(what, (call.name,)):  # threads change places
                     outcome.hit = f"{call.name} {call.paths[-1].relative_to(self.path.parent)}"
                     hit.append(call.paths[-1])
+                    hit_inodes.append(_inode(call.paths[-1]))  # a folder may be renamed before it is synced again
+                    outcome.harmless = call.paths[-1] not in unsynced
                     return what
             return "go on"
 
         def after(call: Call) -> None:
             if call.name == "write" and call.descriptor == telling:
                 outcome.said.append(call.data.decode().rstrip("\n"))
+            if call.result >= 0 and call.name in _SYNCING and call.paths:
+                outcome.harmless |= (library in hit or call.paths[-1].is_dir()) and _inode(call.paths[-1]) in hit_inodes
+                unsynced.discard(call.paths[-1])
+            elif call.result >= 0 and call.name in (*_WRITING, "ftruncate"):
+                unsynced.update(call.paths[-1:])
+            elif call.result >= 0 and _gives_name(call):
+                unsynced.add(call.paths[-1].parent)
 
         def work() -> None:
             try:
@@ -139,6 +155,7 @@ class Stage:
                 os._exit(1)
 
         outcome.status = traced(work, before, after)
+        outcome.harmless |= library in hit and library.with_name(f"{library.name}-wal").exists()
         if report.exists():
             outcome.error, outcome.is_ours = json.loads(report.read_text())
         return asdict(outcome)
@@ -149,6 +166,20 @@ def _changes(call: Call) -> bool:
     if call.paths[-1].name.endswith("-shm"):
         return False
     return call.name in _CHANGING or (call.name in ("open", "openat") and bool(call.flags & 0o1100))
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def _is_last_name(path: Path) -> bool:
+    return path.is_dir() or path.stat().st_nlink == 1
+
+
+def _gives_name(call: Call) -> bool:
+    """Return whether a name comes into a folder by this call; that of SQLite's -shm counts for nothing."""
+    is_new = call.name in ("open", "openat") and bool(call.flags & os.O_CREAT) and not call.existed
+    return (is_new or call.name in _NAMING) and not call.paths[-1].name.endswith("-shm")
 
 
 def _can_fail(call: Call) -> bool:
@@ -268,7 +299,7 @@ def _verdict(outcome: Outcome, error: Action, called_damage: bool) -> str:
         return "refused" if _is_named(outcome, error) else "unnamed"
     if not outcome.hit or error in ("go on", "shorten", errno.EINTR):
         return "whole"
-    return "swallowed" if outcome.hit.startswith(_SYNCING) and not outcome.removed else "done without"
+    return "swallowed" if outcome.hit.startswith(_SYNCING) and not outcome.harmless else "done without"
 
 
 def _is_named(outcome: Outcome, error: Action) -> bool:
