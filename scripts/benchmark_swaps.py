@@ -4,7 +4,7 @@
     scripts/benchmark_swaps.py --swaps 120 --requests 50000
 
 Another process than the service publishes, as a reindex does; each generation answers each question differently, since
-it has a paper that repeats it and the one before has not. Clients ask on without a pause. Shown: the requests that
+the papers that answer it best come back under other names. Clients ask on without a pause. Shown: the requests that
 failed; the answers that are not those of the generation that they name, as it answers by itself afterwards; the answers
 of an older generation than one that the same client has seen; and how long answers took while a swap was underway, from
 the beginning of a publish to the first answer of the new generation, and otherwise.
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing.managers import ListProxy, ValueProxy
 from pathlib import Path
@@ -137,11 +138,12 @@ def under_load(
         with Library.open(index.library) as library:
             number = library.encoder_number(open_current(index).manifest.encoder.fingerprint, "")
             while len(swaps) < options.swaps or not all(client.done() for client in clients):
-                place = len(swaps) % len(papers)
+                before = papers
+                papers = [replace(paper, paper_id=f"{_ORIGIN}-{len(swaps)}-{n}") for n, paper in enumerate(papers)]
                 began = time.monotonic()
                 with library.one_commit():
-                    library.delete([paper.paper_id for paper in papers])
-                    library.add_versions(_ORIGIN, [papers[place]], [embeddings[place]], number)
+                    library.delete([paper.paper_id for paper in before])
+                    library.add_versions(_ORIGIN, papers, embeddings, number)
                 parent = swaps[-1].generation if swaps else None
                 published = publish_pending(index, library, None, parent)
                 swaps.append(Swap(began, time.monotonic(), published))
@@ -223,6 +225,7 @@ def judged(
         "examples": [str(each) for each in mixed[:3]],
         "answers_older_than_one_before": sum(later < earlier for each in seen for earlier, later in pairwise(each)),
         "different_answers_to_one_question": len({each.ids for each in answered if each.question == 0}),
+        "generations_that_answered_it": len({each.generation for each in answered if each.question == 0}),
         "seconds_of_a_swap_p50": round(float(np.median([ended - began for began, ended in windows])), 3),
         "requests_during_swaps": int(during.sum()),
         "milliseconds_during_swaps": shown(waits[during]),

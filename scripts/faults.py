@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 import calls  # noqa: E402
 import damage  # noqa: E402
 import kills  # noqa: E402
+import memory  # noqa: E402
 import poison  # noqa: E402
 import powercut  # noqa: E402
 import rivals  # noqa: E402
@@ -51,6 +52,7 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "last-calls": calls.killed_at_every_call,
     "failing-calls": calls.every_call_fails,
     "full-disk": calls.full_disk,
+    "out-of-memory": memory.out_of_memory,
     "poison": poison.run,
     "two-writers": rivals.two_writers,
     "clock": rivals.jumping_clock,
