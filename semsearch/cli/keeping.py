@@ -203,8 +203,9 @@ def verify(index: Path, as_json: bool) -> None:
 def _disk_bytes(index: Path) -> int:
     """Return the size of all files below the folder, each hard-linked one counted once."""
     sizes: dict[int, int] = {}
-    for path in index.rglob("*"):
-        with suppress(FileNotFoundError):  # a log or an old generation may go while we count
-            if path.is_file():
-                sizes[path.stat().st_ino] = path.stat().st_size
+    for folder, _, names in os.walk(index):
+        for name in names:
+            with suppress(FileNotFoundError):  # a log or an old generation may go while we count
+                facts = os.stat(os.path.join(folder, name))
+                sizes[facts.st_ino] = facts.st_size
     return sum(sizes.values())

@@ -37,7 +37,8 @@ _ARENAS = -8  # glibc sets 64 MiB of address space aside for each thread that al
 def out_of_memory(room: Path, trials: int, seed: int, control: str) -> Tally:
     """Return what came of so many limits of memory, on answering and on each step of a writer in turn.
 
-    For the null control there is no limit; with "taken for damage", the system's refusal counts as damage.
+    For the null control there is no limit; with "taken for damage", the system's refusal counts as damage to what
+    answers, of which half as much memory is enough to be refused at times.
     """
     tally, dice = Tally("out of memory", control, seed, MUST_BE_ZERO), random.Random(seed)
     ctypes.CDLL(None).mallopt(_ARENAS, 1)
@@ -54,13 +55,12 @@ def out_of_memory(room: Path, trials: int, seed: int, control: str) -> Tally:
         needs[name] = in_child(partial(_needed, work))
         tally.at_most(f"MB to {name}", needs[name] / 1e6)
     while tally.trials < trials:
-        name = [*works][tally.trials % len(works)]
-        share = dice.uniform(*_SHARES)
+        name = "answer" if control == "taken for damage" else [*works][tally.trials % len(works)]
+        share = dice.uniform(*_SHARES) / (2 if control == "taken for damage" else 1)
         limit = 0 if control == "null" else round(share * needs[name])
         _begin(base, stage, name)
-        _one_limit(
-            base, stage, tally, name, partial(_limited, works[name], limit), f"{name}, {share:.2f} of its memory"
-        )
+        when = f"{name}, {share:.2f} of its memory" if limit else f"unlimited {name}"
+        _one_limit(base, stage, tally, name, partial(_limited, works[name], limit), when)
     return tally
 
 
@@ -116,10 +116,10 @@ def _one_limit(
     except Hung as error:
         tally.count("hang", f"{when}: {error}")
         return
-    ending = "answered" if name == "answer" else "done"
+    ending = "whole" if when.startswith("unlimited") else "answered" if name == "answer" else "done"
     tally.count("ended" if "ended" in found.get("refused", "") else "refused" if "refused" in found else ending, when)
     in_quarantine = (path / "quarantine").exists()
-    if in_quarantine or found.get("generation", LIVE) != LIVE:
+    if in_quarantine or found.get("generation", LIVE) != LIVE or "can serve" in found.get("refused", ""):
         tally.note("called damage", f"{when}: {found.get('refused') or found.get('log')}")
     try:
         if name == "answer":
