@@ -31,6 +31,7 @@ import powercut  # noqa: E402
 import rivals  # noqa: E402
 import scrubbing  # noqa: E402
 import tracing  # noqa: E402
+from goals import goals  # noqa: E402
 from tallies import Tally, tables  # noqa: E402
 
 NEEDS: dict[str, Callable[[], str | None]] = {
@@ -43,7 +44,8 @@ NEEDS: dict[str, Callable[[], str | None]] = {
 """What tells why a matrix cannot be done on a machine."""
 BATCHES = RESULTS / "faults.jsonl"
 PAGE = ROOT / "docs" / "reliability.md"
-_BEGIN, _END = "<!-- figures: scripts/faults.py report -->", "<!-- end of figures -->"
+_FIGURES = "<!-- figures: scripts/faults.py report -->", "<!-- end of figures -->"
+_GOALS = "<!-- goals: scripts/faults.py report -->", "<!-- end of goals -->"
 MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "generations": damage.damaged_generations,
     "library": damage.damaged_libraries,
@@ -67,11 +69,15 @@ def batches() -> list[dict[str, Any]]:
 
 
 def with_figures(page: str, kept: list[dict[str, Any]]) -> str:
-    """Return the page with the tables of these batches in their place."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    assert begin and end, "the page has a place for them"
-    return f"{before}{begin}\n{tables(kept)}{end}{after}"
+    """Return the page with the tables of these batches in their place, and what they and other results come to."""
+    return _with_between(_with_between(page, _GOALS, goals(kept, RESULTS)), _FIGURES, tables(kept))
+
+
+def _with_between(page: str, marks: tuple[str, str], text: str) -> str:
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    assert begin and end, "the page has a place for it"
+    return f"{before}{begin}\n{text}{end}{after}"
 
 
 def main() -> None:
