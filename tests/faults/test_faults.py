@@ -13,6 +13,7 @@ from typing import Any
 
 import faults
 import pytest
+from goals import goals
 from tallies import bound, summed, tables
 
 ROOT = Path(__file__).parents[2]
@@ -147,3 +148,33 @@ def test_tables_by_hand() -> None:
         "",
         "Made in 1.5 hours on 2 cores (Z80), 2 GiB, CP/M, Python 3.11.",
     ]
+
+
+def test_goals_by_hand(tmp_path: Path) -> None:
+    doors = {
+        "restarts": {"rounds": 2, "requests": {"200": 99, "dropped": 1}, "longest_seconds_to_exit": 2.5},
+        "slow_clients": {"connections": 30, "alive_a_second_after_their_deadline": 0},
+    }
+    swaps = {
+        "swaps_seen_by_clients": 10,
+        "requests": 3_000,
+        "failed": 0,
+        "answers_of_another_generation_than_named": 1,
+        "answers_older_than_one_before": 2,
+        "p99_ratio": 1.25,
+    }
+    for name, measured in (("doors", doors), ("swaps", swaps)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"measured": measured}))
+    one = {"control": "none", "seed": 1, "seconds": 1, "commit": "abc", "machine": {}, "outcomes": {}, "largest": {}}
+    kept = [
+        one | {"matrix": "power cuts", "trials": 100, "failures": {"lost": 0}, "sums": {"acknowledged": 5_000}},
+        one | {"matrix": "real power cuts", "trials": 50, "failures": {"lost": 0}, "sums": {"acknowledged": 1_000}},
+    ]
+    lines = goals(kept, tmp_path).splitlines()
+    assert "| power cut | 500 cuts | 150 trials, 6,000 acknowledged papers | 0 | 2.000% |" in lines
+    assert "| memory runs out | 200 trials | 0 trials | 0 |  |" in lines
+    assert "| SIGTERM under load | 100 restarts | 2 restarts, 100 requests, at most 2.5 s | 1 |  |" in lines
+    assert "| slow clients | 2,000 at once | 30 at once | 0 | 10.000% |" in lines
+    (found,) = (line for line in lines if line.startswith("| swaps"))
+    assert "| 10 swaps, 3,000 requests, p99 during a swap 1.25 times that otherwise | 3 |  |" in found
+    assert "| soak, mixed traffic | 24 h without growth | not yet |  |  |" in lines
