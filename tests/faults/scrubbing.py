@@ -89,6 +89,7 @@ def _served(path: Path, kind: str, own: bool, seed: int) -> dict[str, Any]:
     }
     if found["noticed"] or kind == "none":
         healed = _within(_HEALED_WITHIN_SECONDS, lambda: live.state == State("ready", "none") and live.searcher)
+        found["seconds to replace"] = time.monotonic() - changed_at - found["seconds"]
         found["generation"] = healed.generation.manifest.generation
         found["essence"] = essence(healed)
     found["in quarantine"] = [each.name for each in folder.quarantine.glob("*")]
@@ -152,6 +153,7 @@ def _verdict(base: Base, tally: Tally, found: dict[str, Any], kind: str) -> str:
     if not found["noticed"]:
         return "unnoticed"
     tally.at_most(f"seconds to notice, with a round of {_ROUND_SECONDS:g} s", found["seconds"])
+    tally.at_most("seconds from then to the next sound answer", found["seconds to replace"])
     if found["other answers"]:
         tally.note("gave another answer before it was noticed", "")
     if found["essence"] != base.healed[UNPUBLISHED]:
