@@ -395,15 +395,15 @@ class LexicalIndex:
 
     def document_frequency(self, term: str) -> int:
         """Return how many papers hold an analysed term in title or abstract, some dead ones included."""
-        frequency: int = self._searcher.doc_freq("text", term)
-        return frequency
+        return self._held_by("text", term)
 
     def vocabulary(self) -> list[tuple[str, int]]:
         """Return every term of titles and abstracts, and how many papers hold it, some dead ones included.
 
         Most frequent first, then by name: the order tells nothing of when a paper came.
         """
-        terms: list[tuple[str, int]] = self._searcher.terms_with_prefix("text", "")
+        with _tantivy_errors():
+            terms: list[tuple[str, int]] = self._searcher.terms_with_prefix("text", "")
         return terms
 
     def example_of(self, term: str) -> int | None:
@@ -415,8 +415,8 @@ class LexicalIndex:
         limit = min(limit, self._searcher.num_docs)
         with _tantivy_errors():
             hits = self._searcher.search(query, max(1, limit), count=False).hits
+            seqs = self._searcher.fast_field_values("seq", [address for _, address in hits])
         scores = np.array([score for score, _ in hits], dtype=np.float64).round(SCORE_DECIMALS)
-        seqs = self._searcher.fast_field_values("seq", [address for _, address in hits])
         return scores, np.array(seqs, dtype=np.int64)
 
     def _one_of(self, seqs: NDArray[np.int64]) -> Query:
@@ -469,7 +469,12 @@ class LexicalIndex:
         return min(1.0, as_word / self._idf("author", word))
 
     def _idf(self, field: str, term: str) -> float:
-        return self._idf_of(self._searcher.doc_freq(field, term))
+        return self._idf_of(self._held_by(field, term))
+
+    def _held_by(self, field: str, term: str) -> int:
+        with _tantivy_errors():
+            papers: int = self._searcher.doc_freq(field, term)
+        return papers
 
     def _idf_of(self, holding: int) -> float:
         return math.log(1 + (max(self.papers, holding) - holding + 0.5) / (holding + 0.5))
