@@ -209,7 +209,7 @@ def test_whoever_does_not_serve_reads_all_of_it_first(folder: IndexFolder) -> No
 
 def test_what_tantivy_panics_over_is_damage(folder: IndexFolder) -> None:
     opened = open_current(folder)
-    assert opened.lexical.document_frequency("subject3") == 1
+    assert opened.lexical.document_frequency("subject3") > 0
     (terms,) = (folder.generation(1) / "lexical").glob("*.term")
     with terms.open("r+b", buffering=0) as changed:
         changed.write(bytes(terms.stat().st_size))
