@@ -208,10 +208,9 @@ def test_whoever_does_not_serve_reads_all_of_it_first(folder: IndexFolder) -> No
 
 
 def test_what_tantivy_panics_over_is_damage(folder: IndexFolder) -> None:
-    opened = open_current(folder)
-    assert opened.lexical.document_frequency("subject3") > 0
-    (terms,) = (folder.generation(1) / "lexical").glob("*.term")
-    with terms.open("r+b", buffering=0) as changed:
-        changed.write(bytes(terms.stat().st_size))
+    lexical = open_current(folder).lexical
+    (rows,) = (folder.generation(1) / "lexical").glob("*.fast")
+    with rows.open("r+b", buffering=0) as changed:
+        changed.write(b"\xff" * rows.stat().st_size)
     with pytest.raises(GenerationDamageError, match="its lexical index cannot be read"):
-        opened.lexical.document_frequency("subject3")
+        lexical.example_of("subject3")
