@@ -1,7 +1,9 @@
 """The reading corridor against oracles: a numpy matrix product over the library's vectors, and plain set logic."""
 
+import gc
 import math
 import shutil
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -719,3 +721,20 @@ def test_opposite_papers_have_nothing_between_them(tmp_path: Path, fake_encoder:
         pytest.raises(ValueError, match="opposite directions"),
     ):
         searcher.related(["p1", "p2"])
+
+
+def test_what_is_searched_no_more_is_let_go_at_once(
+    index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder
+) -> None:
+    """Each generation has files, mappings and threads, and additions replace two of them a second."""
+    index_papers(PAPERS)
+    gc.disable()
+    try:
+        with open_searcher(tmp_path / "index", fake_encoder) as searcher:
+            for mode in MODES:
+                searcher.search("subject3", mode=mode)
+            held = [weakref.ref(each) for each in (searcher.generation, searcher.generation.lexical)]
+        del searcher
+        assert [each() for each in held] == [None, None]
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """What can be asked of one published state?"""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from semsearch.works import Works
 _MOST_SCANS = 64  # queries at once: FAISS multiplies matrices from 20 on, and reads the vectors once for all of them
 
 _Scan = tuple[NDArray[np.float32], int]
+_Found = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class Generation:
@@ -60,7 +62,8 @@ class Generation:
                 f"it holds {found[0]} rows, {found[1]} papers and the words of {found[2]}, "
                 f"its manifest counts {manifest.rows} and {manifest.papers}"
             )
-        self._scan = Shared(self._scan_together, _MOST_SCANS)
+        itself = weakref.proxy(self)  # or both held each other, and a replaced one its files until garbage is collected
+        self._scan: Shared[_Scan, _Found] = Shared(lambda scans: itself._scan_together(scans), _MOST_SCANS)
         self.live = np.ones(manifest.rows, dtype=np.bool_)
         """Which rows can be found, shape (rows,)."""
         self.live[tombstones] = False
@@ -110,7 +113,7 @@ class Generation:
             (scores,), (rows,) = self.nearest(query[None, :], k, allowed, exact=exact)
         return scores[:k], rows[:k]
 
-    def _scan_together(self, asked: Sequence[_Scan]) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    def _scan_together(self, asked: Sequence[_Scan]) -> list[_Found]:
         queries = np.stack([query for query, _ in asked])
         scores, rows = self.nearest(queries, max(k for _, k in asked), exact=True)
         return list(zip(scores, rows, strict=True))
