@@ -63,7 +63,12 @@ class Generation:
                 f"its manifest counts {manifest.rows} and {manifest.papers}"
             )
         itself = weakref.proxy(self)  # or both held each other, and a replaced one its files until garbage is collected
-        self._scan: Shared[_Scan, _Found] = Shared(lambda scans: itself._scan_together(scans), _MOST_SCANS)
+
+        def scan(scans: Sequence[_Scan]) -> list[_Found]:
+            found: list[_Found] = itself._scan_together(scans)
+            return found
+
+        self._scan = Shared(scan, _MOST_SCANS)
         self.live = np.ones(manifest.rows, dtype=np.bool_)
         """Which rows can be found, shape (rows,)."""
         self.live[tombstones] = False
