@@ -1,6 +1,7 @@
 """What can be asked of one published state?"""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Generation:
         self,
         manifest: Manifest,
         name: tuple[int, str],
+        folder: Path,
         segments: Sequence[Segment],
         tombstones: NDArray[np.int64],
         work_pairs: NDArray[np.int64],
@@ -44,6 +46,8 @@ class Generation:
         self.manifest = manifest
         self.name = name
         """What CURRENT says when it means this generation: its number and its manifest's sha256."""
+        self.folder = folder
+        """Where its files stand."""
         self.segments = tuple(segments)
         self.tombstones = tombstones
         self.work_pairs = work_pairs

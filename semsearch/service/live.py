@@ -29,7 +29,7 @@ from semsearch.errors import (
     NotEncodedError,
     SemsearchError,
 )
-from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, open_current
+from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, last_spec, open_current
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.search import Searcher
@@ -372,10 +372,12 @@ class LiveSearcher:
         """
         try:
             return publish_pending(self._folder, library, spec, parent, most_merged=most_merged)
-        except NotEncodedError:  # a reindex for another model has brought new papers
-            if parent is None or self._searcher is None:
+        except NotEncodedError:  # a reindex for another model has brought new papers, or the model has been changed
+            if parent is None:
                 raise
-            encode_strays(library, self._searcher.encoder, parent.manifest.last_seq, _MOST_STRAYS)
+            in_use = self._searcher.encoder if self._searcher else None
+            encoder = self._models.encoder_for(parent.manifest.encoder, in_use)
+            encode_strays(library, encoder, parent.manifest.last_seq, _MOST_STRAYS)
             return publish_pending(self._folder, library, spec, parent, most_merged=most_merged)
 
     def _check_nobody_writes(self) -> None:
@@ -384,7 +386,10 @@ class LiveSearcher:
                 pass
 
     def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec | None:
-        return None if generation else self._models.spec_of(library.main_encoder() or DEFAULT_MODEL)
+        if generation:
+            return None
+        made_by = last_spec(self._folder)
+        return self._models.spec_of((made_by.name if made_by else library.main_encoder()) or DEFAULT_MODEL)
 
     def _swap(self, library: Library, generation: Generation) -> None:
         in_use = self._searcher.encoder if self._searcher else None
