@@ -55,7 +55,7 @@ HOMES = {
     "openvino": "encoders/",
     "nncf": "encoders/conversion.py",
     "tokenizers": "encoders/tokens.py",
-    "sqlite3": "library.py",
+    "sqlite3": "library/",
     "fastapi": "service/",
     "starlette": "service/",
     "uvicorn": "service/",
