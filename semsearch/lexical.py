@@ -402,6 +402,10 @@ class LexicalIndex:
         terms: list[tuple[str, int]] = self._searcher.terms_with_prefix("text", "")
         return terms
 
+    def having(self, term: str) -> NDArray[np.int64]:
+        """Return the seqs of all papers that hold an analysed term in title or abstract, in no order."""
+        return self._hits(Query.const_score_query(self._term("text", term), 1.0), max(self.papers, 1))[1]
+
     def example_of(self, term: str) -> int | None:
         """Return the seq of a paper that holds an analysed term, None if only dead ones do."""
         _, seqs = self._hits(self._term("text", term), 1)

@@ -77,6 +77,7 @@ def publish_pending(
         state of the library than one that it went through.
     """
     with exclusive_lock(folder.publish_lock, "publish", PUBLISH_WAIT_SECONDS):
+        library.check_in_place()
         if parent is None or current_generation(folder) != parent.name:
             parent = _opened(folder, parent)
         if parent:

@@ -39,6 +39,8 @@ WALK = [
     "evidence",
     "search",
     "verify",
+    "repair",
+    "copying",
     "evaluate",
     "envelope",
     "service",

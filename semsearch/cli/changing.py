@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semsearch.cli.options import device_option, index_option, json_option
+from semsearch.cli.options import device_option, index_option, json_option, precision_option
 from semsearch.cli.terminal import print_json, progress_bar, say
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ _SHOWN_REJECTIONS = 10
 @click.option(
     "--model", metavar="NAME", help="A sentence-transformers model, by hub name or folder.  [default: the index's]"
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "int8"]),
-    help="int8: a smaller, faster, slightly less exact network, calibrated on your papers; where the processor has "
-    "instructions for it.  [default: the index's, or float32]",
-)
+@precision_option
 @device_option
 @json_option
 def index(

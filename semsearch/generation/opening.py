@@ -172,7 +172,7 @@ def last_spec(folder: IndexFolder) -> EncoderSpec | None:
     named = current_generation(folder)
     published = folder.published()
     paths = [folder.generation(number) for number in ([named[0], *published] if named else published)]
-    paths += sorted(folder.quarantine.glob("*"), reverse=True)
+    paths += sorted((path for path in folder.quarantine.glob("*") if path.name[0].isdecimal()), reverse=True)
     return next(filter(None, map(_spec_at, paths)), None)
 
 
@@ -219,21 +219,29 @@ def _different_files(path: Path, manifest: Manifest, shared: set[str]) -> Iterat
         yield f"{name} does not belong there"
 
 
+def set_aside(folder: IndexFolder, path: Path) -> Path:
+    """Move what is damaged, or not where it belongs, to quarantine; return where it stands now.
+
+    The caller holds the lock of whoever else could move it.
+    """
+    folder.quarantine.mkdir(exist_ok=True)
+    moved = folder.quarantine / f"{path.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    path.rename(moved)
+    sync_folder(path.parent)
+    sync_folder(folder.quarantine)
+    return moved
+
+
 def _quarantine(folder: IndexFolder, numbers: Sequence[int], publishing: bool) -> None:
     """Move damaged generations aside, if nobody else is publishing; a later open will try again."""
     if not any(folder.generation(number).exists() for number in numbers):
         return
     try:
         with nullcontext() if publishing else exclusive_lock(folder.publish_lock, "quarantine"):
-            folder.quarantine.mkdir(exist_ok=True)
             for number in numbers:
                 path = folder.generation(number)
                 if path.exists():
-                    moved = folder.quarantine / f"{number:06d}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-                    path.rename(moved)
-                    logger.error("moved generation %d to %s", number, moved)
-            sync_folder(folder.generations)
-            sync_folder(folder.quarantine)
+                    logger.error("moved generation %d to %s", number, set_aside(folder, path))
     except IndexBusyError:
         logger.warning("the damaged generations stay where they are while another process publishes")
     except OSError as error:

@@ -9,6 +9,7 @@ bit only by luck.
 """
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.durable import make_folder, name_file, sync_file
-from semsearch.errors import IndexMissingError, KeyUsedError, LibraryDamageError, SemsearchError
+from semsearch.errors import IndexBusyError, IndexMissingError, KeyUsedError, LibraryDamageError, SemsearchError
 from semsearch.library import condition
 from semsearch.library.file import RECEIPTS, connected, explained
 from semsearch.library.rows import (
@@ -74,6 +75,7 @@ class Library:
         """Take over an open connection; use `open` or `create`."""
         self.path = path
         self._connection = connection
+        self._file = path.stat()
         self._lock = threading.RLock()
 
     @classmethod
@@ -301,6 +303,14 @@ class Library:
 
     # Reading
 
+    def check_in_place(self) -> None:
+        """Do nothing if this is the file that stands at its path.
+
+        :raises IndexBusyError: if another was put there since it was opened: what comes next is for that.
+        """
+        if not self.path.exists() or not os.path.samestat(self.path.stat(), self._file):
+            raise IndexBusyError(f"another library was put into the place of {self.path}; run the same command again")
+
     def last_seq(self) -> int:
         """Return the seq of the newest change, 0 for an empty library."""
         with self._lock, explained(self.path):
@@ -451,6 +461,14 @@ class Library:
     def _checked_heads(self, rows: Iterable[Sequence[Any]]) -> Iterator["Head"]:
         for row in rows:
             yield checked_head(row, self.path)
+
+    def purged_among(self, seqs: Sequence[int]) -> list[int]:
+        """Return which of these versions have been purged, ascending."""
+        rows = self._rows(
+            f"SELECT seq FROM changes WHERE kind = {PURGED} AND seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
+            (json.dumps(list(seqs)),),
+        )
+        return [row[0] for row in rows]
 
     def versions_at(self, seqs: Sequence[int]) -> dict[int, Version]:
         """Return the versions with these seqs; purged ones are left out.

@@ -260,11 +260,12 @@ class LiveSearcher:
     def _look(self) -> None:
         """Bring the searcher up to what CURRENT names and the library holds, if there may be anything new."""
         named = current_generation(self._folder)
-        if named == self._seen and not self._is_due():
+        same_library = self._is_library_in_use()
+        if named == self._seen and same_library and not self._is_due():
             return
         was_dirty, self._is_dirty = self._is_dirty, False  # before looking: what is committed from now on makes it true
         try:
-            if named == self._seen and was_dirty and self._searcher and self._state.status == "ready":
+            if named == self._seen and same_library and was_dirty and self._searcher and self._state.status == "ready":
                 self._publish_at = time.monotonic() + _PUBLISH_SECONDS
                 behind = self._extend(self._searcher)
             else:
@@ -318,11 +319,21 @@ class LiveSearcher:
             self._reported = ""
         return behind
 
+    def _is_library_in_use(self) -> bool:
+        """Return whether the library that was opened last is the one in the folder, or there is none."""
+        if self._library_file is None:
+            return True
+        try:
+            found = self._folder.library.stat()
+        except FileNotFoundError:
+            return True
+        return (found.st_dev, found.st_ino) == self._library_file
+
     def _opened_library(self) -> Library:
         """Return the library, opened again if the index was made anew: its rows must not join to the old one."""
         self._folder.check_exists()
-        found = self._folder.library.stat()
-        if (found.st_dev, found.st_ino) != self._library_file:
+        if self._library_file is None or not self._is_library_in_use():
+            found = self._folder.library.stat()
             self._libraries.append(Library.open(self._folder.library))
             self._library_file = (found.st_dev, found.st_ino)
         return self._libraries[-1]

@@ -1,0 +1,166 @@
+"""How is an index copied while it is used, and how does a copy take the place of one?
+
+A copy is an index: the library as it was at one moment, the generation that was live, and what the encoder needs. It is
+made under another name, checked as `semsearch verify` checks, and only then gets its own. Generations that are staged
+or older are left out: the library makes them again.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from semsearch.durable import (
+    CheckedWriter,
+    FileRecord,
+    exchange_folders,
+    exclusive_lock,
+    make_folder,
+    replace_file,
+    sync_folder,
+    sync_tree,
+)
+from semsearch.errors import DamageError, NoGenerationError, SemsearchError
+from semsearch.generation import Generation, IndexFolder, open_current
+from semsearch.generation.folder import MANIFEST, current_line
+from semsearch.library import Library
+from semsearch.verify import problems
+
+_ATTEMPTS = 5
+_BLOCK_BYTES = 1 << 20
+_LOCK_WAIT_SECONDS = 2.0
+
+OnProgress = Callable[[int, int], None]
+
+
+def backup(folder: IndexFolder, to: Path, on_progress: OnProgress | None = None) -> None:
+    """Copy the index into a new folder, while others may go on to write and to serve it.
+
+    :param on_progress: is told how many pages of the library are copied, of how many.
+    :raises SemsearchError: if there is something in the place already, or the copy is not sound.
+    """
+    to = to.absolute()
+    if os.path.lexists(to):
+        raise SemsearchError(f"{to} exists already, and a backup never goes over anything; name a new folder")
+    with _checked_copy(folder, to, on_progress) as copy:
+        copy.rename(to)
+        sync_folder(to.parent)
+
+
+def restore(
+    backup: IndexFolder, to: Path, *, aside: bool = False, on_progress: OnProgress | None = None
+) -> Path | None:
+    """Put a copy of a backup into the place of an index; return where what stood there is now, None if nothing did.
+
+    It takes one step: whoever looks finds the old index or the whole of the new one.
+
+    :param aside: move what stands there aside; else nothing but an empty folder may.
+    :raises SemsearchError: if something stands there, or the backup is not sound.
+    :raises IndexBusyError: if the index in the place is being written.
+    """
+    to = to.resolve()
+    occupied = to.exists() and (not to.is_dir() or any(to.iterdir()))
+    if occupied and not aside:
+        raise SemsearchError(f"{to} is not empty, and nothing is written over; move it aside with --aside")
+    with _checked_copy(backup, to, on_progress) as copy:
+        if not occupied:
+            copy.rename(to)
+            sync_folder(to.parent)
+            return None
+        moved = to.with_name(f"{to.name}-{_now()}")
+        with _nobody_writing(IndexFolder(to)):
+            try:
+                exchange_folders(copy, to)
+            except OSError as error:
+                raise SemsearchError(
+                    f"{to} and a copy of the backup cannot be exchanged in one step ({error}); "
+                    "move it away by hand, and restore into its place"
+                ) from error
+        copy.rename(moved)
+        sync_folder(to.parent)
+        return moved
+
+
+@contextmanager
+def _nobody_writing(folder: IndexFolder) -> Iterator[None]:
+    with ExitStack() as stack:
+        for lock in (folder.reindex_lock, folder.merge_lock, folder.publish_lock):
+            stack.enter_context(exclusive_lock(lock, "restore", _LOCK_WAIT_SECONDS))
+        yield
+
+
+@contextmanager
+def _checked_copy(folder: IndexFolder, to: Path, on_progress: OnProgress | None) -> Iterator[Path]:
+    """Give a sound copy of the index beside the place where it shall stand; remove it if it is left there."""
+    folder.check_exists()
+    make_folder(to.parent)
+    copy = to.with_name(f"{to.name}.partial-{_now()}")
+    copy.mkdir()
+    try:
+        _copy(folder, IndexFolder(copy), on_progress)
+        if found := list(problems(IndexFolder(copy))):
+            raise DamageError(
+                f"the copy of {folder.path} is not sound, as that is not, so it was not kept: {'; '.join(found[:5])}; "
+                f"see semsearch verify --index {folder.path}, and semsearch repair"
+            )
+        yield copy
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+
+
+def _copy(folder: IndexFolder, copy: IndexFolder, on_progress: OnProgress | None) -> None:
+    """Copy the generation first: the library then holds all that it was made from."""
+    generation = _copied_generation(folder, copy)
+    if folder.networks.is_dir():
+        _copy_tree(folder.networks, copy.networks)
+    with Library.open(folder.library) as library:
+        library.copy_to(copy.library, on_progress)
+    if generation:
+        replace_file(copy.current, current_line(*generation.name))
+    sync_tree(copy.path)
+
+
+def _copied_generation(folder: IndexFolder, copy: IndexFolder) -> Generation | None:
+    """Copy the live generation, if there is one; a newer one, if it is removed for its age before it is open."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            generation = open_current(folder)
+        except NoGenerationError:
+            return None
+        target = copy.generation(generation.manifest.generation)
+        try:
+            with ExitStack() as stack:  # what is open stays there, whatever is removed
+                names = [*generation.manifest.files, MANIFEST]
+                files = {name: stack.enter_context((generation.folder / name).open("rb")) for name in names}
+                for name, file in files.items():
+                    make_folder((target / name).parent)
+                    record = _written(target / name, iter(lambda file=file: file.read(_BLOCK_BYTES), b""))  # type: ignore[misc]
+                    expected = generation.manifest.files.get(name, record)
+                    if record != expected:
+                        raise DamageError(f"{generation.folder / name} is not what was written")
+            return generation
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    return None
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            make_folder((target / path.relative_to(source)).parent)
+            with path.open("rb") as file:
+                _written(target / path.relative_to(source), iter(lambda file=file: file.read(_BLOCK_BYTES), b""))  # type: ignore[misc]
+
+
+def _written(path: Path, blocks: Iterator[bytes]) -> FileRecord:
+    with CheckedWriter(path) as writer:
+        for block in blocks:
+            writer.write(block)
+    return writer.record
