@@ -66,7 +66,7 @@ def switch(index: Path, device: str | None, as_json: bool) -> None:
 
     folder = IndexFolder(index)
     folder.check_exists()
-    spec = spec_of(folder, STAGED) or open_staged(folder).manifest.encoder  # which says what is wrong with it
+    spec = spec_of(folder, STAGED) or open_staged(folder).manifest.encoder  # which says why there is none
     _switch(index, spec, device, as_json)
 
 
@@ -75,7 +75,7 @@ def switch(index: Path, device: str | None, as_json: bool) -> None:
 @device_option
 @json_option
 def rollback(index: Path, device: str | None, as_json: bool) -> None:
-    """Let the model be live again that was before the present one. Papers stay: what came or went since comes with it.
+    """Let the model be live again that was before the present one. Papers stay: all that came since is there.
 
     The generation of the model before is kept for a month. Done twice, this comes back to where it began.
     """
@@ -139,9 +139,9 @@ def compare(
 ) -> None:
     """Show how the answers of the staged generation differ from the live one's; after a switch, from the one before.
 
-    Both are asked the same questions. overlap@k is the share of the first k papers that both find, whoever is right. The
-    evaluation tells who is: with a FOLDER in BEIR's format, whose papers the index holds, by its judgements; without,
-    by what the index is known to hold, as semsearch eval does. With intervals and the p-value of a paired test.
+    Both are asked the same questions. overlap@k is the share of the first k papers that both find, whoever is right.
+    The evaluation tells who is: by the judgements of a FOLDER in BEIR's format, whose papers the index holds; else by
+    what the index is known to hold, as semsearch eval does. With intervals and the p-value of a paired test.
     """
     from semsearch.evaluate import Remembered, envelope, overlaps, table
     from semsearch.generation import IndexFolder
