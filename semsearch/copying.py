@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from semsearch.durable import (
     CheckedWriter,
@@ -22,13 +23,12 @@ from semsearch.durable import (
     sync_folder,
     sync_tree,
 )
-from semsearch.errors import DamageError, NoGenerationError, SemsearchError
-from semsearch.generation import Generation, IndexFolder, open_current
+from semsearch.errors import DamageError, GenerationDamageError, SemsearchError
+from semsearch.generation import Generation, IndexFolder, current_generation, open_generation
 from semsearch.generation.folder import MANIFEST, current_line
 from semsearch.library import Library
 from semsearch.verify import problems
 
-_ATTEMPTS = 5
 _BLOCK_BYTES = 1 << 20
 _LOCK_WAIT_SECONDS = 2.0
 
@@ -128,39 +128,41 @@ def _copy(folder: IndexFolder, copy: IndexFolder, on_progress: OnProgress | None
 
 def _copied_generation(folder: IndexFolder, copy: IndexFolder) -> Generation | None:
     """Copy the live generation, if there is one; a newer one, if it is removed for its age before it is open."""
-    for attempt in range(_ATTEMPTS):
+    while named := current_generation(folder):
         try:
-            generation = open_current(folder)
-        except NoGenerationError:
-            return None
-        target = copy.generation(generation.manifest.generation)
-        try:
+            generation = open_generation(folder, *named)
             with ExitStack() as stack:  # what is open stays there, whatever is removed
                 names = [*generation.manifest.files, MANIFEST]
                 files = {name: stack.enter_context((generation.folder / name).open("rb")) for name in names}
                 for name, file in files.items():
-                    make_folder((target / name).parent)
-                    record = _written(target / name, iter(lambda file=file: file.read(_BLOCK_BYTES), b""))  # type: ignore[misc]
-                    expected = generation.manifest.files.get(name, record)
-                    if record != expected:
-                        raise DamageError(f"{generation.folder / name} is not what was written")
+                    record = _written(copy.generation(named[0]) / name, file)
+                    if record != generation.manifest.files.get(name, record):
+                        raise GenerationDamageError(f"{name} is not what was written")
             return generation
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
-                raise
+        except (FileNotFoundError, DamageError) as error:
+            if current_generation(folder) == named:
+                raise DamageError(
+                    f"generation {named[0]} of {folder.path} is damaged ({error}), so nothing was copied; make it anew "
+                    f"from its library with: semsearch repair --index {folder.path}"
+                ) from error
+    if folder.published():
+        raise DamageError(
+            f"{folder.current} is missing or unreadable, so nothing was copied; write it anew with: "
+            f"semsearch repair --index {folder.path}"
+        )
     return None
 
 
 def _copy_tree(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")):
         if path.is_file():
-            make_folder((target / path.relative_to(source)).parent)
             with path.open("rb") as file:
-                _written(target / path.relative_to(source), iter(lambda file=file: file.read(_BLOCK_BYTES), b""))  # type: ignore[misc]
+                _written(target / path.relative_to(source), file)
 
 
-def _written(path: Path, blocks: Iterator[bytes]) -> FileRecord:
+def _written(path: Path, file: BinaryIO) -> FileRecord:
+    make_folder(path.parent)
     with CheckedWriter(path) as writer:
-        for block in blocks:
+        while block := file.read(_BLOCK_BYTES):
             writer.write(block)
     return writer.record

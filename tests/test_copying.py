@@ -15,7 +15,7 @@ from semsearch import copying, durable
 from semsearch.copying import backup, restore
 from semsearch.durable import exclusive_lock
 from semsearch.errors import DamageError, IndexBusyError, IndexMissingError, SemsearchError
-from semsearch.generation import IndexFolder, open_current
+from semsearch.generation import IndexFolder, current_generation, open_current
 from semsearch.library import Library
 from semsearch.verify import problems
 
@@ -90,10 +90,10 @@ def test_a_file_that_is_damaged_while_it_is_copied_is_noticed(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = open_current(shelf.folder)
-    monkeypatch.setattr(copying, "open_current", lambda folder: opened)
+    monkeypatch.setattr(copying, "open_generation", lambda *_: opened)
     works = shelf.folder.generation(2) / "works.npy"
     works.write_bytes(works.read_bytes()[:-1] + b"x")
-    with pytest.raises(DamageError, match=r"works\.npy is not what was written"):
+    with pytest.raises(DamageError, match=r"damaged \(works\.npy is not what was written\).*semsearch repair"):
         backup(shelf.folder, tmp_path / "copy")
     assert beside(tmp_path / "copy") == ["index"]
 
@@ -101,12 +101,15 @@ def test_a_file_that_is_damaged_while_it_is_copied_is_noticed(
 def test_a_generation_that_is_removed_for_its_age_meanwhile_is_no_obstacle(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stale = open_current(shelf.folder)
+    looks = [current_generation(shelf.folder)]
     shelf.add([make_paper(30)])
     shelf.publish()
     shutil.rmtree(shelf.folder.generation(2))
-    answers = iter([stale, open_current(shelf.folder)])
-    monkeypatch.setattr(copying, "open_current", lambda folder: next(answers))
+
+    def look(folder: IndexFolder) -> tuple[int, str] | None:
+        return looks.pop() if looks else current_generation(folder)
+
+    monkeypatch.setattr(copying, "current_generation", look)
     backup(shelf.folder, tmp_path / "copy")
     assert held(tmp_path / "copy") == held(shelf.folder.path)
 
@@ -127,7 +130,8 @@ def test_a_backup_is_one_state_while_a_writer_writes(
 
     thread = threading.Thread(target=write)
     thread.start()
-    steps, during = [], []
+    steps: list[tuple[int, int]] = []
+    during = []
     try:
         for number in range(3):
             steps.clear()
@@ -191,9 +195,12 @@ def test_a_damaged_backup_is_not_put_back(shelf: Shelf, tmp_path: Path) -> None:
     path = tmp_path / "copy" / "generations" / "000002" / "works.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     before = files_below(shelf.folder.path)
-    with pytest.raises(DamageError):
+    with pytest.raises(DamageError, match=r"generation 2 of .*copy is damaged .*semsearch repair --index .*copy"):
         restore(IndexFolder(tmp_path / "copy"), shelf.folder.path, aside=True)
     assert files_below(shelf.folder.path) == before
+    (tmp_path / "copy" / "CURRENT").unlink()
+    with pytest.raises(DamageError, match="CURRENT is missing or unreadable"):
+        restore(IndexFolder(tmp_path / "copy"), tmp_path / "elsewhere")
 
 
 def test_where_folders_cannot_be_exchanged_nothing_is_done(
