@@ -28,11 +28,13 @@ import kills  # noqa: E402
 import poison  # noqa: E402
 import powercut  # noqa: E402
 import rivals  # noqa: E402
+import stages  # noqa: E402
 import tracing  # noqa: E402
 from tallies import Tally, tables  # noqa: E402
 
 NEEDS: dict[str, Callable[[], str | None]] = {
     "last-calls": tracing.why_not,
+    "steps": tracing.why_not,
     "failing-calls": tracing.why_not,
     "full-disk": powercut.why_not,
     "power-cuts": tracing.why_not,
@@ -49,6 +51,7 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "last-calls": calls.killed_at_every_call,
     "failing-calls": calls.every_call_fails,
     "full-disk": calls.full_disk,
+    "steps": stages.killed,
     "poison": poison.run,
     "two-writers": rivals.two_writers,
     "clock": rivals.jumping_clock,

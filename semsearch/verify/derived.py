@@ -91,17 +91,19 @@ def _live_pairs(generation: Generation, pairs: NDArray[np.int64]) -> NDArray[np.
 
 def _words(library: Library, generation: Generation) -> Iterator[str]:
     """Yield the words, ids, titles and authors that find other papers than in a lexical index made anew."""
-    seqs = generation.live_seqs().tolist()
+    live = generation.live_seqs()
+    purged = np.array(library.purged_among(live.tolist()), dtype=np.int64)  # of these nothing can be derived
+    seqs = np.setdiff1d(live, purged).tolist()
     if not seqs:
         return
     with TemporaryDirectory(prefix="semsearch-") as scratch:
         anew = write_lexical(Path(scratch) / "lexical", None, papers_at(library, seqs), ())
         held = generation.lexical
         terms = sorted({term for index in (anew, held) for term, _ in index.vocabulary()})
-        wrong = [term for term in _evenly(terms, MOST_TERMS) if _differ(held.having(term), anew.having(term))]
+        wrong = [term for term in _evenly(terms, MOST_TERMS) if _differ(held.having(term), anew.having(term), purged)]
         yield from (f"the word {term!r} finds other papers than it should" for term in wrong[:_SHOWN])
         for seq, paper in papers_at(library, _evenly(seqs, SAMPLE)):
-            if any(_differ(found, expected) for found, expected in _looked_up(held, anew, paper)):
+            if any(_differ(found, expected, purged) for found, expected in _looked_up(held, anew, paper)):
                 yield f"id, title or an author of seq {seq} finds other papers than it should"
 
 
@@ -113,15 +115,17 @@ def _looked_up(
         yield held.holding([part], every=True), anew.holding([part], every=True)
 
 
-def _differ(found: NDArray[np.int64] | None, expected: NDArray[np.int64] | None) -> bool:
+def _differ(found: NDArray[np.int64] | None, expected: NDArray[np.int64] | None, purged: NDArray[np.int64]) -> bool:
     if found is None or expected is None:
         return found is not expected
-    return not np.array_equal(np.sort(found), np.sort(expected))
+    return not np.array_equal(np.setdiff1d(found, purged), np.sort(expected))
 
 
 def _vectors(library: Library, generation: Generation, encoder_of: Callable[[EncoderSpec], Encoder]) -> Iterator[str]:
     """Yield the papers, of some, whose vectors the encoder no longer gives."""
-    seqs = _evenly(generation.live_seqs().tolist(), SAMPLE)
+    live = generation.live_seqs().tolist()
+    purged = set(library.purged_among(live))
+    seqs = _evenly([seq for seq in live if seq not in purged], SAMPLE)
     try:
         encoder = encoder_of(generation.manifest.encoder)
         for start in range(0, len(seqs), _PAPERS_PER_BATCH):
