@@ -56,10 +56,11 @@ def encoder_of(folder: IndexFolder, device: str | None = None) -> Callable[[Enco
     return found
 
 
-def repair(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder]) -> Repaired:
+def repair(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], *, anew: bool = False) -> Repaired:
     """Make sound what can be, and tell what was done and what is left.
 
     :param encoder: gives the encoder of a vector space, for embeddings that have to be computed again.
+    :param anew: make the live generation anew although nothing is found wrong with it.
     :raises IndexMissingError: if there is no index in the folder.
     :raises IndexBusyError: if a reindex or a publish of this index is running.
     """
@@ -68,7 +69,7 @@ def repair(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder]) -> Re
     trouble = ""
     with exclusive_lock(folder.reindex_lock, "repair", _LOCK_WAIT_SECONDS):
         try:
-            for line in chain(_tidied(folder), _mended(folder, encoder)):
+            for line in chain(_tidied(folder), _mended(folder, encoder, anew)):
                 done.append(line)
         except SemsearchError as error:  # what it is shall not keep the rest from being told
             trouble = str(error)
@@ -119,7 +120,7 @@ def _damaged(folder: IndexFolder) -> list[tuple[Path, DamageError]]:
     return found
 
 
-def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder]) -> Iterator[str]:
+def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], anew: bool) -> Iterator[str]:
     """Mend the library, and publish what it makes where the live generation is not that; yield what was done."""
     before = last_spec(folder)  # of what was moved to quarantine, if it must be
     with Library.open(folder.library) as library:
@@ -135,13 +136,14 @@ def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder]) -> I
             live = open_current(folder)
         except NoGenerationError:
             live = None
-        if live and not any(disagreements(library, live)):
+        agrees = live and not any(disagreements(library, live))
+        if live and agrees and not anew:
             published = publish_pending(folder, library, live.manifest.encoder, live)
             if published is not live:
                 yield _told(published)
             return
         yield _told(publish_anew(folder, library, spec))
-        if live:
+        if live and not agrees:
             with exclusive_lock(folder.publish_lock, "repair", PUBLISH_WAIT_SECONDS):
                 moved = set_aside(folder, live.folder)
             yield f"moved generation {live.manifest.generation}, which was not what the library makes, to {moved}"

@@ -197,6 +197,14 @@ def test_a_generation_that_is_not_what_the_library_makes_is_put_aside(
     assert folder.published() == [4, 2, 1]
 
 
+def test_all_can_be_made_anew_although_nothing_is_wrong(folder: IndexFolder, encoder: StubEncoder) -> None:
+    done = repair(folder, lambda spec: encoder, anew=True)  # type: ignore[arg-type,return-value]
+    assert done == Repaired(("published generation 3 with 12 papers from the library",), ())
+    assert open_current(folder).manifest.parent is None
+    assert encoder.encoded == []
+    assert folder.published() == [3, 2, 1]
+
+
 def test_a_library_that_is_none_is_told(folder: IndexFolder, encoder: StubEncoder) -> None:
     folder.library.write_bytes(b"something else")
     done = repaired(folder, encoder)

@@ -47,9 +47,12 @@ def verify(index: Path, deep: bool, device: str | None, as_json: bool) -> None:
 
 @click.command()
 @index_option
+@click.option(
+    "--anew", is_flag=True, help="Also make the live generation anew if nothing is wrong with it, or only --deep told."
+)
 @device_option
 @json_option
-def repair(index: Path, device: str | None, as_json: bool) -> None:
+def repair(index: Path, anew: bool, device: str | None, as_json: bool) -> None:
     """Make sound again what can be, from the library. Exit code 1 if anything is left that cannot.
 
     Generations that are damaged or disagree with the library are moved to quarantine and made anew, without encoding;
@@ -62,7 +65,7 @@ def repair(index: Path, device: str | None, as_json: bool) -> None:
     from semsearch.repair import repair as repaired
 
     folder = IndexFolder(index)
-    result = repaired(folder, encoder_of(folder, device))
+    result = repaired(folder, encoder_of(folder, device), anew=anew)
     if as_json:
         print_json({"sound": not result.left, "done": result.done, "problems": result.left})
     else:
