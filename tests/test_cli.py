@@ -658,6 +658,7 @@ def test_a_model_is_staged_compared_switched_to_and_rolled_back(run: Run, papers
     assert (compared["model"]["name"], compared["against"]["model"]["name"]) == (other, "all-MiniLM-L6-v2")
     code, out, _ = run("compare", "--sample", "3")
     assert code == 0
+    assert out.splitlines()[1].startswith("live: indexes/default: 3 papers, hybrid search, all-MiniLM-L6-v2 (")
     assert out.splitlines()[-4:] == [
         "overlap@1    1.0000",
         "overlap@10   1.0000",

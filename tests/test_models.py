@@ -6,12 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import FakeLoader, make_paper, write_jsonl
 from storage import SPEC, Shelf, files_below, hurry, rich_paper, vector_of
 
 from semsearch.encoders import EncoderSpec, ModelFolder
 from semsearch.errors import EncoderError, NoGenerationError, NotEncodedError
+from semsearch.evaluate import Remembered, overlaps
+from semsearch.evaluate.overlap import overlap
 from semsearch.generation import (
     Generation,
     IndexFolder,
@@ -242,3 +245,28 @@ def test_staging_encodes_for_the_other_model_and_a_switch_only_what_came_since(
     assert open_current(IndexFolder(index)).manifest.encoder == two
     with pytest.raises(EncoderError, match=r"that name now gives another .*semsearch stage"):
         switch_to(index, EncoderSpec("two", "c" * 64, 8, 256), load=models)
+
+
+# How alike they are
+
+
+def test_overlap_by_hand() -> None:
+    one = {"a": ["p1", "p2", "p3"], "b": ["p1"], "asked of one alone": []}
+    other = {"a": ["p2", "p1", "p4"], "b": []}
+    scores = overlaps(one, other)
+    assert scores.questions == ("a", "b")
+    assert scores.measures == ("overlap@1", "overlap@10", "overlap@100")
+    np.testing.assert_allclose(scores.values, [[0, 2 / 3, 2 / 3], [0, 0, 0]])
+    assert overlap([], [], 10) == 1.0
+
+
+def test_a_question_is_asked_once() -> None:
+    asked: list[str] = []
+
+    def rank(query: str) -> list[str]:
+        asked.append(query)
+        return [query]
+
+    remembered = Remembered(rank)
+    assert [remembered("x"), remembered("x")] == [["x"], ["x"]]
+    assert (asked, remembered.found) == (["x"], {"x": ["x"]})

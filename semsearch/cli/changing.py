@@ -95,7 +95,8 @@ def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
 def purge(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
     """Erase the text of deleted papers from the library for good. This cannot be undone.
 
-    Their vectors stay in the generations, where nothing finds them, until segments are merged.
+    Their vectors stay in the generations, where nothing finds them, until segments are merged. A staged generation, and
+    that of the model before, hold their words until they go; backups and quarantine are left alone.
     """
     from semsearch.generation import IndexFolder
     from semsearch.library import Library

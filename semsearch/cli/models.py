@@ -157,7 +157,7 @@ def compare(
     if as_json:
         print_json({"overlap": _means(shared), **envelope(runs[1], runs[0])})
     else:
-        click.echo(table(runs[1], runs[0]))
+        click.echo(table(runs[1], runs[0], "live"))
         click.echo()
         for name, mean in _means(shared).items():
             click.echo(f"{name:<12} {mean:.4f}" if name != "questions" else f"{name:<12} {mean:,}")
