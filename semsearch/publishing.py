@@ -130,9 +130,11 @@ def stage_pending(
 def _beside(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation | None:
     """Return the newest sound generation of this vector space that is not live, None if there is none.
 
-    What is damaged is passed over, since all of it can be made from the library.
+    What is damaged is passed over, since all of it can be made from the library; and so is what a killed switch left
+    before CURRENT named it, which the publish removes.
     """
-    for number in (STAGED, *folder.published()):
+    named = current_generation(folder)
+    for number in (STAGED, *(number for number in folder.published() if not named or number < named[0])):
         if space_of(folder, number) == spec.fingerprint:
             try:
                 found = open_staged(folder) if number == STAGED else open_generation(folder, number)

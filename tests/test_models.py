@@ -208,6 +208,8 @@ def test_a_switch_that_was_killed_before_current_named_it_is_forgotten(shelf: Sh
     switched(shelf)
     shelf.folder.current.write_bytes(current)
     assert open_current(shelf.folder).manifest.encoder == SPEC
+    assert switched(shelf).papers == 10, "and does not stand in the way of the next"
+    shelf.folder.current.write_bytes(current)
     shelf.add([rich_paper(20, 0)])
     assert shelf.publish().manifest.generation == 2
     assert spec_before(shelf.folder) is None
@@ -256,7 +258,7 @@ def test_overlap_by_hand() -> None:
     scores = overlaps(one, other)
     assert scores.questions == ("a", "b")
     assert scores.measures == ("overlap@1", "overlap@10", "overlap@100")
-    np.testing.assert_allclose(scores.values, [[0, 2 / 3, 2 / 3], [0, 0, 0]])
+    np.testing.assert_allclose(scores.values, np.array([[0, 2 / 3, 2 / 3], [0, 0, 0]]))
     assert overlap([], [], 10) == 1.0
 
 
