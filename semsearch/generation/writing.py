@@ -207,7 +207,7 @@ def _remove_abandoned(folder: IndexFolder) -> None:
     space = space_of(folder, named[0]) if named and newer else None
     for number in newer:  # of a switch that was ended before CURRENT named it: to be forgotten, not gone back to
         if space and space_of(folder, number) not in (None, space):
-            _remove(folder.generation(number))
+            _remove(folder, folder.generation(number))
 
 
 def _remove_old(folder: IndexFolder, live: int) -> None:
@@ -217,8 +217,11 @@ def _remove_old(folder: IndexFolder, live: int) -> None:
     month, so that a change of model can be taken back at once. A staged generation goes when one of its space is live.
     """
     space = space_of(folder, live)
-    if folder.staged.exists() and space_of(folder, STAGED) == space:
-        shutil.rmtree(folder.staged, ignore_errors=True)
+    try:
+        if folder.staged.exists() and space_of(folder, STAGED) == space:
+            _remove(folder, folder.staged)
+    except OSError as error:
+        logger.warning("what was staged could not be removed: %s", error)
     minutes: set[int] = set()
     has_other = False
     for number in folder.published()[KEEP_AT_LEAST:]:
@@ -233,13 +236,13 @@ def _remove_old(folder: IndexFolder, live: int) -> None:
             if space and not has_other and age < KEEP_OTHER_SECONDS and space_of(folder, number) not in (None, space):
                 has_other = True
                 continue
-            _remove(path)
+            _remove(folder, path)
         except OSError as error:
             logger.warning("generation %d could not be removed: %s", number, error)
 
 
-def _remove(path: Path) -> None:
-    abandoned = path.with_suffix(".tmp")
+def _remove(folder: IndexFolder, path: Path) -> None:
+    abandoned = folder.generations / f"{path.name}.tmp"
     path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
     shutil.rmtree(abandoned)
 
