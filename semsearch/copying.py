@@ -98,6 +98,7 @@ def _checked_copy(folder: IndexFolder, to: Path, on_progress: OnProgress | None)
     make_folder(to.parent)
     copy = to.with_name(f"{to.name}.partial-{_now()}")
     copy.mkdir()
+    made = copy.stat()
     try:
         _copy(folder, IndexFolder(copy), on_progress)
         if found := list(problems(IndexFolder(copy))):
@@ -107,7 +108,8 @@ def _checked_copy(folder: IndexFolder, to: Path, on_progress: OnProgress | None)
             )
         yield copy
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        if copy.exists() and os.path.samestat(copy.stat(), made):  # and not the old index, which has got its name
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def _now() -> str:

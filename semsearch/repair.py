@@ -62,7 +62,7 @@ def repair(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], *, an
     :param encoder: gives the encoder of a vector space, for embeddings that have to be computed again.
     :param anew: make the live generation anew although nothing is found wrong with it.
     :raises IndexMissingError: if there is no index in the folder.
-    :raises IndexBusyError: if a reindex or a publish of this index is running.
+    :raises IndexBusyError: if a reindex of this index is running.
     """
     folder.check_exists()
     done: list[str] = []
@@ -128,7 +128,7 @@ def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], anew
         yield from mended.done
         if not library.last_seq():
             return
-        spec = before or encoder_spec(folder, library)
+        spec = before or _main_spec(folder, library)
         if lacking := library.unencoded_seqs(library.encoder_number(spec.fingerprint, spec.name), 0):
             encode_strays(library, encoder(spec), 0, _ANY_NUMBER)
             yield f"encoded for {spec.name} {len(lacking):,} papers that had no sound embedding"
@@ -149,7 +149,7 @@ def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], anew
             yield f"moved generation {live.manifest.generation}, which was not what the library makes, to {moved}"
 
 
-def encoder_spec(folder: IndexFolder, library: Library) -> EncoderSpec:
+def _main_spec(folder: IndexFolder, library: Library) -> EncoderSpec:
     """Return the vector space that most embeddings of the library are of."""
     return find_model(library.main_encoder() or DEFAULT_MODEL, folder.networks).spec
 

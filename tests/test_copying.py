@@ -218,6 +218,25 @@ def test_where_folders_cannot_be_exchanged_nothing_is_done(
     assert beside(tmp_path / "copy") == ["copy", "index"]
 
 
+def test_the_old_index_is_never_removed_whatever_fails_after_the_exchange(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(one: Path, other: Path) -> None:
+        durable.exchange_folders(one, other)
+        raise KeyboardInterrupt
+
+    backup(shelf.folder, tmp_path / "copy")
+    shelf.add([make_paper(30)])
+    shelf.publish()
+    old = held(shelf.folder.path)
+    monkeypatch.setattr(copying, "exchange_folders", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        restore(IndexFolder(tmp_path / "copy"), shelf.folder.path, aside=True)
+    (aside,) = tmp_path.glob("index.partial-*")
+    assert held(aside) == old
+    assert held(shelf.folder.path) == held(tmp_path / "copy")
+
+
 def test_folders_are_exchanged_or_nothing_is(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
