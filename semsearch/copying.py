@@ -78,6 +78,7 @@ def restore(
                     f"{to} and a copy of the backup cannot be exchanged in one step ({error}); "
                     "move it away by hand, and restore into its place"
                 ) from error
+        sync_folder(to.parent)
         copy.rename(moved)
         sync_folder(to.parent)
         return moved

@@ -138,9 +138,9 @@ def make_folder(path: Path) -> None:
 
 
 def exchange_folders(one: Path, other: Path) -> None:
-    """Let the two folders, on one file system, have each other's name, in one step.
+    """Let the two folders, on one file system, have each other's name, in one step; the caller syncs their parents.
 
-    :raises OSError: if the system cannot do that.
+    :raises OSError: if the system cannot do that; then nothing has changed.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin":
@@ -150,8 +150,6 @@ def exchange_folders(one: Path, other: Path) -> None:
     if failed:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), str(one), None, str(other))
-    sync_folder(one.parent)
-    sync_folder(other.parent)
 
 
 def sync_folder(path: Path) -> None:

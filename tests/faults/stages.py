@@ -129,9 +129,9 @@ def make_room(room: Path) -> None:
     backup(shelf.folder, _copy(room))
 
 
-def state_of(room: Path) -> list[Any]:
+def state_of(path: Path) -> list[Any]:
     """Return what is live: the model, what can be found, and the library's last change; nothing without an index."""
-    folder = IndexFolder(_index(room))
+    folder = IndexFolder(path)
     if not folder.library.exists() or current_generation(folder) is None:
         return []
     with Library.open(folder.library) as library:
@@ -158,11 +158,13 @@ def _judged(room: Path, name: str, before: list[Any], after: list[Any]) -> list[
     """Return what is wrong with what a kill left, and with what doing the step again makes of it."""
     logging.disable(logging.CRITICAL)  # a repair is loud about what it finds
     step, wrong = STEPS[name], []
-    found = state_of(room) if step.is_sound_between else before
+    found = state_of(_index(room)) if step.is_sound_between else before
     if found not in (before, after):
         return [("between", f"{found}, neither {before} nor {after}")]
     wrong += [("unsound", line) for line in (problems(IndexFolder(_index(room))) if step.is_sound_between else ())]
     wrong += [("lost", line) for line in problems(IndexFolder(_copy(room)))]
+    if name == "restore" and found == after and before not in map(state_of, room.glob("index?*")):
+        wrong.append(("lost", "the old index, which should stand beside the new one"))
     made = room / "new-copy"
     if made.exists():
         wrong += [("unsound", line) for line in problems(IndexFolder(made))]
@@ -170,8 +172,8 @@ def _judged(room: Path, name: str, before: list[Any], after: list[Any]) -> list[
     try:
         if found != after or name != "restore":
             step.do(room)
-        if state_of(room) != after:
-            wrong.append(("stuck", f"{state_of(room)} instead of {after}"))
+        if state_of(_index(room)) != after:
+            wrong.append(("stuck", f"{state_of(_index(room))} instead of {after}"))
         wrong += [("unsound", f"in the end: {line}") for line in problems(IndexFolder(_index(room)))]
     except Exception as error:
         wrong.append(("stuck", f"{type(error).__name__}: {error}"))
@@ -193,9 +195,9 @@ def killed(room: Path, trials: int, seed: int, control: str) -> Tally:
     points, states = [], {}
     for name in STEPS if control != "two renames" else ["restore"]:
         _prepare(base, place, name)
-        before = in_child(partial(state_of, place))
+        before = in_child(partial(state_of, _index(place)))
         calls = in_child(partial(_stopped, place, STEPS[name], 0, "go on"))["calls"]
-        states[name] = before if name != "repair" else [], in_child(partial(state_of, place))
+        states[name] = before if name != "repair" else [], in_child(partial(state_of, _index(place)))
         tally.at_most(f"calls of {name}", len(calls))
         points += [
             (name, at) for at, call in enumerate(calls, 1) if control != "two renames" or call.startswith("rename ")
