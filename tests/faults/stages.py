@@ -183,7 +183,7 @@ def _judged(room: Path, name: str, before: list[Any], after: list[Any]) -> list[
 def killed(room: Path, trials: int, seed: int, control: str) -> Tally:
     """Return what came of a kill before each call of each step that changes the disk, so many of them by the seed.
 
-    The null control is not killed; with "two renames", a restore moves the old index away and then the new one into its
+    The null control kills no restore; with "two renames", a restore moves the old index away and then the new one into its
     place, instead of exchanging them, and is killed at these.
     """
     tally, dice = Tally("steps", control, seed, MUST_BE_ZERO), random.Random(0)
@@ -193,7 +193,7 @@ def killed(room: Path, trials: int, seed: int, control: str) -> Tally:
     base.mkdir()
     in_child(lambda: make_room(base))
     points, states = [], {}
-    for name in STEPS if control != "two renames" else ["restore"]:
+    for name in STEPS if control == "none" else ["restore"]:
         _prepare(base, place, name)
         before = in_child(partial(state_of, _index(place)))
         calls = in_child(partial(_stopped, place, STEPS[name], 0, "go on"))["calls"]
