@@ -183,7 +183,7 @@ def _judged(room: Path, name: str, before: list[Any], after: list[Any]) -> list[
 def killed(room: Path, trials: int, seed: int, control: str) -> Tally:
     """Return what came of a kill before each call of each step that changes the disk, so many of them by the seed.
 
-    The null control kills no restore; with "two renames", a restore moves the old index away and then the new one into its
+    The null control kills no restore; with "two renames", one moves the old index away and then the new one into its
     place, instead of exchanging them, and is killed at these.
     """
     tally, dice = Tally("steps", control, seed, MUST_BE_ZERO), random.Random(0)
