@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Say to the service and the readers whatever could be said, thousands of times, and count what went wrong.
+
+    scripts/hostile.py model --trials 2000 --seed 1      # steps of an index beside a plain one that it is compared with
+
+Each run appends a line to docs/benchmarks/hostile.jsonl. `scripts/hostile.py report` sums them up and writes them into
+docs/reliability.md. What only a fuzzer finds, `scripts/fuzz.py` looks for.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from measuring import RESULTS, ROOT, keep_line
+
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hostile")]
+
+import hypothesis  # noqa: E402
+import living  # noqa: E402
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
+from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
+
+_KEPT_EXAMPLES = 8
+_STEPS_PER_MACHINE = 50
+_MACHINES_PER_SEED = 20
+
+
+@dataclass
+class Result:
+    """What a batch came to: trials, how many of them must never be so, and what they were about."""
+
+    trials: int = 0
+    failures: int = 0
+    examples: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, what: str) -> None:
+        """Count a failure, and keep it as an example."""
+        self.failures += 1
+        if len(self.examples) < _KEPT_EXAMPLES:
+            self.examples.append(what)
+
+
+def model(trials: int, seed: int, control: str) -> Result:
+    """Run machines of 50 steps with one seed after the other, until so many steps were made."""
+    result = Result()
+    living.STEPS.clear()
+    living.CONTROL = control
+    chosen = settings(
+        max_examples=_MACHINES_PER_SEED,
+        stateful_step_count=_STEPS_PER_MACHINE,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    while living.STEPS.total() < trials:
+        try:
+            run_state_machine_as_test(hypothesis.seed(seed)(living.Living), settings=chosen)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            notes = "\n".join(getattr(error, "__notes__", []))
+            result.fail(f"seed {seed}: {type(error).__name__}: {str(error)[:300]} {notes[:1_500]}")
+        seed += 1
+    result.trials = living.STEPS.total()
+    result.counts = living.STEPS.copy()
+    return result
+
+
+BATCHES: dict[str, Callable[[int, int, str], Result]] = {"model": model}
+
+
+def main() -> None:
+    """Run one batch and keep its result."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("what", choices=[*BATCHES, "report"])
+    arguments.add_argument("--trials", type=int, default=1_000, help="how many at least")
+    arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--control", default="none", help="what is taken away, so that failures must be seen")
+    arguments.add_argument("--show", action="store_true", help="show the result and do not keep it")
+    options = arguments.parse_args()
+    logging.disable()
+    started = time.monotonic()
+    result = BATCHES[options.what](options.trials, options.seed, options.control)
+    told: dict[str, Any] = {"what": options.what, "case": "all", "control": options.control, "seed": options.seed}
+    told |= {"trials": result.trials, "failures": result.failures, "examples": result.examples}
+    told |= {"counts": dict(sorted(result.counts.items())), "seconds": round(time.monotonic() - started, 1)}
+    keep_line("hostile", told, show=options.show)
+
+
+if __name__ == "__main__":
+    main()
