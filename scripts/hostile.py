@@ -8,7 +8,9 @@ docs/reliability.md. What only a fuzzer finds, `scripts/fuzz.py` looks for.
 """
 
 import argparse
+import json
 import logging
+import random
 import sys
 import time
 from collections import Counter
@@ -17,16 +19,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from measuring import RESULTS, ROOT, keep_line
+from measuring import RESULTS, ROOT, counting, keep_line
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hostile")]
 
+import content as contents  # noqa: E402
+import corpus  # noqa: E402
 import hypothesis  # noqa: E402
 import living  # noqa: E402
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
 
-_KEPT_EXAMPLES = 8
+from semsearch.service import html, strict  # noqa: E402
+
+_KEPT_EXAMPLES = 40
 _STEPS_PER_MACHINE = 50
 _MACHINES_PER_SEED = 20
 
@@ -75,7 +82,38 @@ def model(trials: int, seed: int, control: str) -> Result:
     return result
 
 
-BATCHES: dict[str, Callable[[int, int, str], Result]] = {"model": model}
+def requests(trials: int, seed: int, control: str) -> Result:
+    """Send so many requests of the corpus, or all of it for 0, in an order that the seed decides."""
+    chosen = [case for route in corpus.ROUTES for case in corpus.cases(route)]
+    random.Random(seed).shuffle(chosen)
+    result = Result()
+    with pytest.MonkeyPatch.context() as patch:
+        if control == "JSON as Python reads it":
+            patch.setattr(strict, "parse_json", json.loads)
+        for case, wrong in corpus.asked(chosen[: trials or None], counting("requests")):
+            result.trials += 1
+            result.counts[case.route.name] += 1
+            if wrong:
+                result.fail(f"{case.route.name}: {case.name}: {wrong}")
+    return result
+
+
+def content(trials: int, seed: int, control: str) -> Result:
+    """Index papers of hostile text, all that were written down with seed 0, else so many made of pieces; show them."""
+    dice = random.Random(seed)
+    texts = contents.TEXTS if seed == 0 else contents.composed(dice, trials)
+    result = Result()
+    with pytest.MonkeyPatch.context() as patch:
+        if control == "nothing escaped":
+            patch.setattr(html._environment, "autoescape", False)
+        for what, wrong in contents.tried(dice, texts, counting("papers")):
+            result.trials += 1
+            if wrong:
+                result.fail(f"{what}: {wrong}")
+    return result
+
+
+BATCHES: dict[str, Callable[[int, int, str], Result]] = {"model": model, "requests": requests, "content": content}
 
 
 def main() -> None:
