@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Say to the service and the readers whatever could be said, thousands of times, and count what went wrong.
 
-    scripts/hostile.py model --trials 2000 --seed 1      # steps of an index beside a plain one that it is compared with
+    scripts/hostile.py model --trials 2000 --seed 1    # steps of an index beside a plain one that it is compared with
+    scripts/hostile.py requests --trials 0             # requests that only a socket can send, all of them to every route
+    scripts/hostile.py content --seed 0                # papers that were written to do harm; other seeds make new ones
+    scripts/hostile.py schema --trials 300 --seed 1    # schemathesis, so many requests to each route (st on the PATH)
 
 Each run appends a line to docs/benchmarks/hostile.jsonl. `scripts/hostile.py report` sums them up and writes them into
 docs/reliability.md. What only a fuzzer finds, `scripts/fuzz.py` looks for.
@@ -11,6 +14,8 @@ import argparse
 import json
 import logging
 import random
+import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -28,10 +33,15 @@ import corpus  # noqa: E402
 import hypothesis  # noqa: E402
 import living  # noqa: E402
 import pytest  # noqa: E402
+from conftest import make_paper  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
 from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
+from storage import memory_folder  # noqa: E402
+from test_service import publish, running  # noqa: E402
+from test_service_changes import ADMIN, TOKEN  # noqa: E402
 
-from semsearch.service import html, strict  # noqa: E402
+from semsearch.service import Admin, html, strict  # noqa: E402
 
 _KEPT_EXAMPLES = 40
 _STEPS_PER_MACHINE = 50
@@ -113,7 +123,62 @@ def content(trials: int, seed: int, control: str) -> Result:
     return result
 
 
-BATCHES: dict[str, Callable[[int, int, str], Result]] = {"model": model, "requests": requests, "content": content}
+_CHECKS = """
+[checks]
+positive_data_acceptance.enabled = false
+unsupported_method.enabled = false
+allow_header_conformance.enabled = false
+negative_data_rejection.expected-statuses = [400, 401, 404, 405, 408, 410, 413, 414, 415, 421, 422, 431]
+"""
+"""Which objections of schemathesis are none: no JSON Schema tells a blank text from another; a question may be too long
+for an address (414); and `batch` may be a paper's id, so that its address takes GET and DELETE too."""
+_DOORS: dict[str, tuple[Admin | None, list[str]]] = {
+    "with the token": (ADMIN, ["-H", f"Authorization: Bearer {TOKEN}"]),
+    "without it": (ADMIN, []),
+    "no admin": (None, []),
+}
+
+
+def schema(trials: int, seed: int, control: str) -> Result:
+    """Let schemathesis send so many requests to each route as /openapi.json describes it, and against that."""
+    program = shutil.which("st")
+    if program is None:
+        sys.exit("schemathesis is not on the PATH; put it into an environment of its own: pip install schemathesis")
+    result = Result()
+    for door, (admin, options) in _DOORS.items():
+        with memory_folder() as room, pytest.MonkeyPatch.context() as patch:
+            if control == "refusals not described":
+                patch.setattr(FastAPI, "openapi", _without_refusals(FastAPI.openapi))
+            publish(room / "index", [make_paper(number) for number in range(1, 21)])
+            (room / "schemathesis.toml").write_text(_CHECKS)
+            with running(room / "index", admin=admin) as (host, port):
+                command = [program, "--config-file", "schemathesis.toml", "run", f"http://{host}:{port}/openapi.json"]
+                command += ["--max-examples", str(trials), "--seed", str(seed), "--no-shrink", "--continue-on-failure"]
+                command += ["--report", "json", "--report-json-path", "report.json", *options]
+                done = subprocess.run(command, cwd=room, capture_output=True, text=True, check=False)
+            report = json.loads((room / "report.json").read_text())
+        cases = report["test_cases"]
+        result.trials += cases["generated"]
+        result.counts[door] += cases["generated"]
+        for failure in [*report["failures"], *report["errors"]]:
+            result.fail(f"{door}: {json.dumps(failure)[:300]}")
+        if not report["complete"] or report["operations"]["tested"] != report["operations"]["total"]:
+            result.fail(f"{door}: it did not come to its end: {done.stdout[-300:]}")
+    return result
+
+
+def _without_refusals(described: Callable[[FastAPI], dict[str, Any]]) -> Callable[[FastAPI], dict[str, Any]]:
+    def told(app: FastAPI) -> dict[str, Any]:
+        schema = described(app)
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                operation["responses"] = {"200": operation["responses"]["200"]}
+        return schema
+
+    return told
+
+
+BATCHES: dict[str, Callable[[int, int, str], Result]] = {"model": model, "requests": requests, "content": content, "schema": schema}
 
 
 def main() -> None:
