@@ -44,12 +44,12 @@ class Watch:
 
     def __call__(self, data: bytes) -> None:
         """Give the target these bytes."""
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             self._run(data)
         except Exception as error:
             self._note(error, data)
-        seconds = time.perf_counter() - started
+        seconds = time.thread_time() - started
         if seconds > max(self._slowest, _FEWEST_MS / 1_000):
             self._slowest = seconds
             (self._room / "slowest").write_text(str(seconds))
@@ -86,7 +86,12 @@ def _batch(name: str, seeds: Sequence[bytes], seconds: int, seed: int, findings:
         for number, data in enumerate(seeds):
             (corpus / str(number)).write_bytes(data)
         limits = [f"-max_total_time={seconds}", f"-max_len={_MAX_BYTES}", f"-timeout={_HANG_SECONDS}"]
-        limits += [f"-rss_limit_mb={_MEMORY_MB}", f"-seed={seed}", f"-artifact_prefix={room}/broken-", "-print_final_stats=1"]
+        limits += [
+            f"-rss_limit_mb={_MEMORY_MB}",
+            f"-seed={seed}",
+            f"-artifact_prefix={room}/broken-",
+            "-print_final_stats=1",
+        ]
         command = [sys.executable, __file__, "--in-room", str(room), name, *limits, str(corpus)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         told = dict(re.findall(r"^stat::(\w+):\s+(\d+)", done.stderr, re.MULTILINE))
@@ -119,7 +124,9 @@ def main() -> None:
     arguments.add_argument("targets", nargs="*", help=f"by default all: {', '.join(TARGETS)}")
     arguments.add_argument("--seconds", type=int, default=60, help="for each target")
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--findings", type=Path, default=Path("fuzz-findings"), help="where inputs that broke something go")
+    arguments.add_argument(
+        "--findings", type=Path, default=Path("fuzz-findings"), help="where inputs that broke something go"
+    )
     arguments.add_argument("--show", action="store_true", help="show the results and do not keep them")
     options = arguments.parse_args()
     if unknown := set(options.targets) - set(TARGETS):

@@ -2,7 +2,7 @@
 """Say to the service and the readers whatever could be said, thousands of times, and count what went wrong.
 
     scripts/hostile.py model --trials 2000 --seed 1    # steps of an index beside a plain one that it is compared with
-    scripts/hostile.py requests --trials 0             # requests that only a socket can send, all of them to every route
+    scripts/hostile.py requests --trials 0             # what only a socket can send, all of it to every route
     scripts/hostile.py content --seed 0                # papers that were written to do harm; other seeds make new ones
     scripts/hostile.py schema --trials 300 --seed 1    # schemathesis, so many requests to each route (st on the PATH)
 
@@ -19,12 +19,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from measuring import RESULTS, ROOT, counting, keep_line
+from measuring import ROOT, counting, keep_line
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hostile")]
 
@@ -45,7 +44,7 @@ from semsearch.service import Admin, html, strict  # noqa: E402
 
 _KEPT_EXAMPLES = 40
 _STEPS_PER_MACHINE = 50
-_MACHINES_PER_SEED = 20
+_MACHINES_PER_SEED = 5
 
 
 @dataclass
@@ -178,7 +177,12 @@ def _without_refusals(described: Callable[[FastAPI], dict[str, Any]]) -> Callabl
     return told
 
 
-BATCHES: dict[str, Callable[[int, int, str], Result]] = {"model": model, "requests": requests, "content": content, "schema": schema}
+BATCHES: dict[str, Callable[[int, int, str], Result]] = {
+    "model": model,
+    "requests": requests,
+    "content": content,
+    "schema": schema,
+}
 
 
 def main() -> None:

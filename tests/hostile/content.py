@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from conftest import FakeLoader, make_paper
-from semsearch import reindex
 from starlette.testclient import TestClient
 from storage import memory_folder
 from test_service import SPEC, find_fake, service
 
+from semsearch import reindex
 from semsearch.papers import Paper
 from semsearch.reindex import Import, ReindexReport, update_index
 
@@ -78,9 +78,9 @@ _MARKUP = (
     "</article></li></ol></main></body></html><h1>Another page</h1>",
     "</p></div></details></summary></mark>",
     "<mark>not a match</mark>",
-    "\"><svg onload=alert(1)>",
+    '"><svg onload=alert(1)>',
     "' onmouseover='alert(1)",
-    "\" onfocus=alert(1) autofocus=\"",
+    '" onfocus=alert(1) autofocus="',
     "`onload=alert(1)`",
     "&lt;script&gt;alert(1)&lt;/script&gt;",
     "&#60;script&#62;",
@@ -124,7 +124,7 @@ _TEMPLATES = (
     "| nc x.example 1",
     "'; DROP TABLE changes; --",
     "' OR '1'='1",
-    "\" OR \"\"=\"",
+    '" OR ""="',
     "1; ATTACH DATABASE '/tmp/x' AS x",
     "../../../../etc/passwd",
     "..\\..\\windows\\system.ini",
@@ -137,7 +137,7 @@ _TEMPLATES = (
 _SHEETS = tuple(
     start + rest
     for start in ("=", "+", "-", "@", "\t=", "\r=", "\n=", " =", "'=", "\uff1d")
-    for rest in ("cmd|' /C calc'!A0", "HYPERLINK(\"//x.example\",\"x\")")
+    for rest in ("cmd|' /C calc'!A0", 'HYPERLINK("//x.example","x")')
 )
 _LATEX = (
     "$\\def\\a{\\a\\a}\\a$",
@@ -159,7 +159,7 @@ _LATEX = (
     "\\verb|</script>|",
     "@article{a, title={}}",
     "title = {unbalanced",
-    "% comment # \\ ~ \" ^",
+    '% comment # \\ ~ " ^',
     "\\\"{o}\\'{e}\\`{",
     "$$\n\n$$",
 )
@@ -203,7 +203,7 @@ _SHAPES = (
     "-" * 500,
     '"' * 300,
     "\\" * 301,
-    "\\\"\\\"\\",
+    '\\"\\"\\',
     "'" * 99,
     "title:" * 99,
     '-"a" author:"b',
@@ -239,7 +239,7 @@ ADDRESSES = (
     "https:",
     "http:///x",
     "http://[::1",
-    "http://x.example/\"onclick=alert(1)",
+    'http://x.example/"onclick=alert(1)',
     "http://x.example/'><script>alert(1)</script>",
     "http://x.example/\u202e",
     "HTTP://x.example/%00",
@@ -284,7 +284,7 @@ def records(dice: random.Random, texts: Sequence[str]) -> Iterator[dict[str, Any
             if name in ("authors", "categories"):
                 record[name] = [text, "B. Author"]
             elif name == "url":
-                record[name] = dice.choice(ADDRESSES + (text, f"https://x.example/{text}"))
+                record[name] = dice.choice((*ADDRESSES, text, f"https://x.example/{text}"))
             elif name == "note":
                 record[name] = {text[:50]: [text, {"a": text}]}
             elif name == "id":
@@ -356,7 +356,9 @@ def _problem_of_page(page: Any, plain: Shown) -> str | None:
     if not shown.balanced:
         return "the page's tags are not in pairs"
     for address in set(shown.addresses) - set(plain.addresses):
-        if urlsplit(address).scheme not in ("", "http", "https") or (address[:1] != "/" and "://" not in address[:8].lower()):
+        if urlsplit(address).scheme not in ("", "http", "https") or (
+            address[:1] != "/" and "://" not in address[:8].lower()
+        ):
             return f"the page leads to {address[:40]!r}"
         if address.startswith("//"):
             return f"the page leads away to {address[:40]!r}"
@@ -407,10 +409,22 @@ def _index(room: Path, sent: Sequence[dict[str, Any]], raw: Sequence[bytes]) -> 
         reindex.find_model = found  # type: ignore[attr-defined]
 
 
-def tried(dice: random.Random, texts: Sequence[str], on_done: Callable[[int, int], None]) -> Iterator[tuple[str, str | None]]:
+def tried(
+    dice: random.Random, texts: Sequence[str], on_done: Callable[[int, int], None]
+) -> Iterator[tuple[str, str | None]]:
     """Index a paper for each of these texts and yield what was tried with what is wrong with how it is shown."""
     sent = list(records(dice, texts))
-    plain_papers = [make_paper(n, title=f"Plain {n}", venue=f"V{n % 3}", authors=("A. B.", "C. D."), published=f"{2000 + n}", url="https://x.example/") for n in range(4)]
+    plain_papers = [
+        make_paper(
+            n,
+            title=f"Plain {n}",
+            venue=f"V{n % 3}",
+            authors=("A. B.", "C. D."),
+            published=f"{2000 + n}",
+            url="https://x.example/",
+        )
+        for n in range(4)
+    ]
     sent += [json.loads(paper.to_json()) | {"id": paper.paper_id} for paper in plain_papers]
     with memory_folder() as room:
         report = _index(room, sent, RAW)
@@ -429,7 +443,7 @@ def tried(dice: random.Random, texts: Sequence[str], on_done: Callable[[int, int
             ids = sorted(generation.ids_at(generation.live.nonzero()[0]))
             for done, paper_id in enumerate(ids, 1):
                 paper = stored.paper(paper_id)
-                yield f"{paper_id}: {ascii(paper.text[:60])}", _problem_of_paper(client, paper, plain)
+                yield f"{paper_id}: {paper.text[:60]!a}", _problem_of_paper(client, paper, plain)
                 on_done(done, len(ids))
 
 

@@ -5,13 +5,13 @@ scores by words; it knows which papers those may give, and that nothing else may
 """
 
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,7 @@ class Shown:
             self._check_order(answer, allowed, self._encoder.encode_queries([typed])[0], page)
 
     def _held_by(self, typed: str, asked: set[str], allowed: set[str], meant: Meant) -> set[str]:
-        """Return what is found by words: all that hold some of them; which of the words are too common, it may choose."""
+        """Return what is found by words: all that hold some of them; it chooses which words are too common."""
         page = Page(100, where=parse_filter(meant.typed), collapse="none")
         found = {hit.paper.paper_id for hit in self.searcher.search(typed, page, "lexical").hits}
         holders = [{key for key in allowed if word in words_of(self.papers[key].text)} for word in asked]
@@ -263,6 +263,7 @@ class Living(RuleBasedStateMachine):
         self._patch = self._closing.enter_context(pytest.MonkeyPatch.context())
         hurry(self._patch)
         self._room = self._closing.enter_context(memory_folder())
+        self._patch.setattr(tempfile, "tempdir", str(self._room))  # in memory as well
         self.folder = IndexFolder(self._room / "index")
         self.encoder = FakeEncoder(_SPEC)
         self._patch.setattr(reindex, "find_model", lambda name, networks: ModelFolder(networks, _SPEC, "", ""))

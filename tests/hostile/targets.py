@@ -63,7 +63,7 @@ def _read(data: bytes, format: str | None) -> None:
             if isinstance(entry, Found):
                 text = entry.paper.to_json()
                 assert Paper.from_json(text) == entry.paper
-                assert json.loads(text.encode("utf-8"), parse_constant=_no_constant)
+                json.loads(text.encode("utf-8"), parse_constant=_no_constant)
                 assert normalise_id(entry.paper.paper_id) == entry.paper.paper_id
             else:
                 assert len(entry.reason.encode("utf-8")) < _MAX_REASON
@@ -120,11 +120,24 @@ def _manifest(data: bytes) -> None:
 
 
 def _signed_manifest(data: bytes) -> None:
-    """Read JSON as a manifest whose digest agrees, as somebody could write it who may write to the index."""
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        return
+    """Read a manifest whose digest agrees, as somebody could write it who may write to the index.
+
+    Each line of the bytes puts a JSON value into one place of a sound manifest: names, a blank, the value.
+    """
+    body: dict[str, Any] = json.loads(_MANIFEST)["manifest"]
+    for line in data.split(b"\n")[:20]:
+        path, _, text = line.decode("utf-8", "replace").partition(" ")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        place: Any = body
+        *parents, last = path.split(".")
+        for name in parents:
+            place = place.get(name) if isinstance(place, dict) else None
+            place = place[0] if isinstance(place, list) and place else place
+        if isinstance(place, dict):
+            place[last] = value
     with suppress(ValueError, RecursionError):
         digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
         signed = json.dumps({"sha256": digest, "manifest": body}).encode()
@@ -167,11 +180,7 @@ class Target:
     seeds: tuple[bytes, ...]
 
 
-def _manifest_seed() -> bytes:
-    folders = sorted((Path(__file__).parents[1] / "data").rglob("manifest.json"))
-    return folders[-1].read_bytes()
-
-
+_MANIFEST = max((Path(__file__).parents[1] / "data").rglob("manifest.json")).read_bytes()
 _LINES = _PAPER + b"\n" + _PAPER.replace(b"p1", b"p2") + b"\n{\n"
 _LIST = b"[" + _PAPER + b",\n " + _PAPER.replace(b"p1", b"p2") + b"]"
 _BY_FORMAT = {
@@ -199,14 +208,30 @@ TARGETS: dict[str, Target] = {
     "query": Target(_query, (b'speech -survey "hidden markov" author:rabiner', b'title:"a b" -title:c -author:"d e"')),
     "filter": Target(
         _filter,
-        (b"\x002018|2020-2023", b"\x012021-03", b"\x03!cs.CL|stat.*", b"\x06A. Lovelace", b"\x08doi:10.1/x|p1", b"\x07true"),
+        (
+            b"\x002018|2020-2023",
+            b"\x012021-03",
+            b"\x03!cs.CL|stat.*",
+            b"\x06A. Lovelace",
+            b"\x08doi:10.1/x|p1",
+            b"\x07true",
+        ),
     ),
     "cursor": Target(_cursor, (b"AAAAAQABKEPLnp6LOTR9FHvW", b"_-" * 12)),
-    "manifest": Target(_manifest, (_manifest_seed(), b'{"sha256": "0", "manifest": {"format_version": 5}}')),
+    "manifest": Target(_manifest, (_MANIFEST, b'{"sha256": "0", "manifest": {"format_version": 5}}', b"[" * 9_000)),
     "signed manifest": Target(
-        _signed_manifest, (json.dumps(json.loads(_manifest_seed())["manifest"]).encode(), b'{"format_version": 4}')
+        _signed_manifest,
+        (
+            b"format_version 5\nencoder.dimension 8",
+            b'segments [{"name": "000001", "rows": 3, "probing": null}]',
+            b'canaries [{"vector": "AAAA", "seqs": [1], "scores": [1.0]}]',
+            b'weak_below {"papers": 5, "scores": {"hybrid": 0.5}}\nfiles {"a": {"bytes": 1, "xxh3": "0"}}',
+            b'segments.probing {"probes": 1, "shares": [[0.1, 0.2]]}\nencoder null\nrows "5"',
+        ),
     ),
-    "body": Target(_body, (b'{"q": "a", "limit": 5, "year": ["2020-"], "facets": 3}', b'{"ids": ["p5"]}', b'"\\ud800"')),
+    "body": Target(
+        _body, (b'{"q": "a", "limit": 5, "year": ["2020-"], "facets": 3}', b'{"ids": ["p5"]}', b'"\\ud800"')
+    ),
     "head": Target(_head, (b"q=a%20b&year=2020&year=!2021", b"application/json; charset=utf-8")),
     "identity": Target(_identity, (b"arXiv:1706.03762v2", b"https://doi.org/10.1000/XYZ", b"P18-1001", b"2017-06-12")),
 }
