@@ -49,7 +49,7 @@ def test_a_file_that_claims_to_hold_more_than_it_has_is_refused(path: Path, clai
     assert int.from_bytes(data[place : place + 8], "little") == ROWS * DIMENSION, "it is the count of numbers"
     data[place : place + 8] = claimed.to_bytes(8, "little")
     path.write_bytes(data)
-    with pytest.raises(RuntimeError, match="limit|size|read"):
+    with pytest.raises(RuntimeError, match=r"limit|size|read"):
         Flat(path)
 
 
