@@ -19,11 +19,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from measuring import ROOT, counting, keep_line
+from measuring import RESULTS, ROOT, counting, keep_line
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "hostile")]
 
@@ -185,6 +185,63 @@ BATCHES: dict[str, Callable[[int, int, str], Result]] = {
 }
 
 
+_WHAT = {
+    "model": "steps of an index, compared with a plain one",
+    "requests": "requests that only a socket can send",
+    "schema": "requests of schemathesis",
+    "content": "papers that were written to do harm",
+    "fuzzing": "inputs of a fuzzer",
+}
+_BEGIN, _END = "<!-- figures: scripts/hostile.py report -->", "<!-- end of hostile figures -->"
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def tables(kept: Iterable[dict[str, Any]]) -> str:
+    """Return what all batches came to, in the words of the page; of fuzzing, each target by itself too."""
+    by_kind: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for batch in kept:
+        by_kind.setdefault((batch["what"], batch.get("control", "none")), []).append(batch)
+    lines = ["| what | tried | went wrong | in less than (95 %) | seeds |", "|---|---|---|---|---|"]
+    controls = ["| what | control | tried | noticed |", "|---|---|---|---|"]
+    for (what, control), batches in by_kind.items():
+        trials, failures = (sum(batch[name] for batch in batches) for name in ("trials", "failures"))
+        if control == "none":
+            seeds = ", ".join(map(str, sorted({batch["seed"] for batch in batches})))
+            lines.append(f"| {_WHAT[what]} | {trials:,} | {failures:,} | {_bound(failures, trials)} | {seeds} |")
+        else:
+            controls.append(f"| {_WHAT[what]} | {control} | {trials:,} | {failures:,} |")
+    targets = ["| target | inputs | uncaught | slowest, ms | peak memory, MB |", "|---|---|---|---|---|"]
+    for name, batches in _by_target(by_kind.get(("fuzzing", "none"), [])).items():
+        trials, failures = (sum(batch[key] for batch in batches) for key in ("trials", "failures"))
+        slowest = max((batch["slowest_ms"] for batch in batches), key=_as_number)
+        memory = max(batch["peak_memory_mb"] for batch in batches)
+        targets.append(f"| {name} | {trials:,} | {failures} | {slowest} | {memory} |")
+    return "\n".join([*lines, "", *controls, "", *targets, ""])
+
+
+def _bound(failures: int, trials: int) -> str:
+    return "" if failures or not trials else f"{3 / trials:.4%}"
+
+
+def _as_number(slowest: float | str) -> float:
+    return 0.0 if isinstance(slowest, str) else slowest
+
+
+def _by_target(batches: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for batch in batches:
+        found.setdefault(batch["case"], []).append(batch)
+    return found
+
+
+def with_figures(page: str, kept: Iterable[dict[str, Any]]) -> str:
+    """Return the page with the tables of these batches in their place."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    assert begin and end, "the page has a place for them"
+    return f"{before}{begin}\n{tables(kept)}{end}{after}"
+
+
 def main() -> None:
     """Run one batch and keep its result."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,6 +251,10 @@ def main() -> None:
     arguments.add_argument("--control", default="none", help="what is taken away, so that failures must be seen")
     arguments.add_argument("--show", action="store_true", help="show the result and do not keep it")
     options = arguments.parse_args()
+    if options.what == "report":
+        kept = [json.loads(line) for line in (RESULTS / "hostile.jsonl").read_text(encoding="utf-8").splitlines()]
+        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
+        return
     logging.disable()
     started = time.monotonic()
     result = BATCHES[options.what](options.trials, options.seed, options.control)

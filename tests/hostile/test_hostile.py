@@ -1,10 +1,11 @@
 """A little of what `scripts/hostile.py` and `scripts/fuzz.py` do for hours, and that both would notice."""
 
 import random
-from collections.abc import Callable
+from pathlib import Path
 
 import content
 import corpus
+import fuzz
 import hostile
 import pytest
 from hypothesis import given, settings
@@ -73,15 +74,37 @@ def test_no_bytes_break_a_reader_or_a_parser(name: str, data: st.DataObject) -> 
     TARGETS[name].run(data.draw(st.one_of(st.binary(max_size=200), mutated)))
 
 
-def test_a_target_that_raises_is_told_and_goes_on(tmp_path: object) -> None:
-    import fuzz
+def test_figures_say_what_was_tried_and_what_went_wrong() -> None:
+    batches = [
+        {"what": "model", "control": "none", "seed": 2, "trials": 2_000, "failures": 0},
+        {"what": "model", "control": "none", "seed": 1, "trials": 1_000, "failures": 0},
+        {"what": "requests", "control": "none", "seed": 1, "trials": 500, "failures": 2},
+        {"what": "model", "control": "filters off", "seed": 1, "trials": 300, "failures": 7},
+        {"what": "fuzzing", "case": "csv", "seed": 1, "trials": 10, "failures": 0, "slowest_ms": "under 50"}
+        | {"peak_memory_mb": 90},
+        {
+            "what": "fuzzing",
+            "case": "csv",
+            "seed": 2,
+            "trials": 20,
+            "failures": 1,
+            "slowest_ms": 70,
+            "peak_memory_mb": 80,
+        },
+    ]
+    told = hostile.tables(batches).splitlines()
+    assert "| steps of an index, compared with a plain one | 3,000 | 0 | 0.1000% | 1, 2 |" in told
+    assert "| requests that only a socket can send | 500 | 2 |  | 1 |" in told
+    assert "| steps of an index, compared with a plain one | filters off | 300 | 7 |" in told
+    assert "| csv | 30 | 1 | 70 | 90 |" in told
 
+
+def test_a_target_that_raises_is_told_and_goes_on(tmp_path: Path) -> None:
     def broken(data: bytes) -> None:
         raise KeyError(data)
 
-    watch: Callable[[bytes], None] = fuzz.Watch(broken, tmp_path)  # type: ignore[arg-type]
+    watch = fuzz.Watch(broken, tmp_path)
     watch(b"a")
     watch(b"b")
-    assert isinstance(tmp_path, type(content.Path()))
     assert "KeyError in test_hostile.py" in (tmp_path / "broken").read_text()
     assert len(list(tmp_path.glob("broken-*"))) == 1
