@@ -67,7 +67,7 @@ class Watch:
 
 def _fuzz(name: str, room: Path, rest: list[str]) -> None:
     """Fuzz one target in this process, which ends with it."""
-    import atheris  # type: ignore[import-not-found]
+    import atheris
 
     logging.disable()
     with atheris.instrument_imports(include=["semsearch"], enable_loader_override=False):

@@ -57,7 +57,7 @@ def test_a_file_is_mapped_within_limits_of_its_own_size(path: Path, monkeypatch:
     limits: list[int] = []
 
     def reading(name: str, flags: int) -> Any:
-        limits.extend([faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()])  # type: ignore[attr-defined]
+        limits.extend([faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()])
         return read(name, flags)
 
     read = faiss.read_index

@@ -16,6 +16,6 @@ def mapped(path: Path) -> Any:
     """
     size = path.stat().st_size
     with _ONE_AT_A_TIME:
-        faiss.set_deserialization_vector_byte_limit(size)  # type: ignore[attr-defined]
-        faiss.set_deserialization_loop_limit(size)  # type: ignore[attr-defined]
+        faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_loop_limit(size)
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from conftest import FakeLoader, make_paper
 from starlette.testclient import TestClient
 from storage import memory_folder
@@ -401,12 +402,9 @@ def _problem_of_paper(client: TestClient, paper: Paper, plain: Shown) -> str | N
 def _index(room: Path, sent: Sequence[dict[str, Any]], raw: Sequence[bytes]) -> ReindexReport:
     lines = [json.dumps(record).encode() for record in sent]
     (room / "texts.jsonl").write_bytes(b"\n".join([*lines, *raw]) + b"\n")
-    found = reindex.find_model
-    reindex.find_model = find_fake  # type: ignore[attr-defined]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reindex, "find_model", find_fake)
         return update_index(room / "index", [Import("texts", (room / "texts.jsonl",))], load=FakeLoader())
-    finally:
-        reindex.find_model = found  # type: ignore[attr-defined]
 
 
 def tried(

@@ -330,7 +330,7 @@ def _lines(route: Route) -> Iterator[Case]:
     head = _head(route, *((_JSON,) if body else ()), length=len(body))
     target = route.target.encode()
     method = route.method.encode()
-    for first, codes in (
+    for first, allowed in (
         (b"%s %s HTTP/1.0" % (method, target), {200}),
         (b"%s %s HTTP/1.2" % (method, target), {200, 400}),
         (b"%s %s HTTP/2.0" % (method, target), {200, 400}),
@@ -356,7 +356,7 @@ def _lines(route: Route) -> Iterator[Case]:
         (b"%s x:80 HTTP/1.1" % method, {400, 404, 405}),
     ):
         name = first.decode("latin-1").replace(route.target, "TARGET")
-        yield _case(route, name, frozenset(codes), _request(route, head=head, first=first, body=body))
+        yield _case(route, name, frozenset(allowed), _request(route, head=head, first=first, body=body))
     path, _, query = route.target.partition("?")
     for suffix in (
         "/",

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from targets import TARGETS
 
+from semsearch.service import html
+
 
 def test_an_index_answers_as_a_plain_one_does_after_any_steps() -> None:
     result = hostile.model(250, seed=7, control="none")
@@ -51,7 +53,7 @@ def test_hostile_papers_are_shown_as_text_or_refused() -> None:
 
 
 def test_markup_that_came_through_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostile.html._environment, "autoescape", False)
+    monkeypatch.setattr(html._environment, "autoescape", False)
     tried = content.tried(random.Random(7), ["<b onclick=x>"] * 9, lambda *told: None)
     assert [wrong for _, wrong in tried if wrong]
 
