@@ -363,7 +363,7 @@ def _problem_of_page(page: Any, plain: Shown) -> str | None:
             return f"the page leads to {address[:40]!r}"
         if address.startswith("//"):
             return f"the page leads away to {address[:40]!r}"
-    if re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", text):
+    if re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\U0001fffe\U0010ffff]", text):
         return "the page holds control characters"
     return None
 

@@ -110,3 +110,12 @@ def test_a_target_that_raises_is_told_and_goes_on(tmp_path: Path) -> None:
     watch(b"b")
     assert "KeyError in test_hostile.py" in (tmp_path / "broken").read_text()
     assert len(list(tmp_path.glob("broken-*"))) == 1
+
+
+def test_what_is_no_character_is_replaced_on_a_page_and_kept_in_json() -> None:
+    texts = [f"no{character}character" for character in "\ufdd0\ufffe\uffff\U0001fffe\U0010ffff"] * 3
+    tried = list(content.tried(random.Random(1), texts, lambda *told: None))
+    assert [each for each in tried if each[1]] == []
+    page = bytes(html.render("error.html", 404, messages=["a\ufffeb"]).body).decode()
+    assert "a\ufffdb" in page
+    assert "\ufffe" not in page
