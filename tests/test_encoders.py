@@ -11,6 +11,7 @@ import pytest
 from conftest import FakeEncoder, FakeLoader, passage_vectors
 
 from semsearch.encoders import Encoder, LazyEncoder, ModelFolder, checked, load_encoder
+from semsearch.encoders.compiled import FLOAT32, native_precision
 from semsearch.encoders.reference import ReferenceEncoder
 from semsearch.errors import EncoderError
 
@@ -44,8 +45,10 @@ def test_vectors_are_those_of_sentence_transformers(encoder: Encoder) -> None:
     reference = SentenceTransformer(str(ORIGINAL), device="cpu").encode(texts, normalize_embeddings=True)
     vectors = checked(passage_vectors(encoder, texts), 3, 384)
     assert vectors.dtype == np.float32
-    assert np.abs(vectors - reference).max() < 1e-5
-    assert np.abs(encoder.encode_queries(texts) - reference).max() < 1e-5
+    for encoded in (vectors, encoder.encode_queries(texts)):
+        if native_precision() == FLOAT32:
+            assert np.abs(encoded - reference).max() < 1e-5
+        assert np.einsum("nd,nd->n", encoded, reference).min() >= 0.9999  # in bfloat16 it is the angle that counts
 
 
 def test_nearness_means_something(encoder: Encoder) -> None:

@@ -187,7 +187,7 @@ def test_one_scrape_tells_of_all(index: Path) -> None:
 
 
 def test_who_waits_for_a_worker_is_seen(index: Path) -> None:
-    with served(index, requests_at_once=4) as several, ThreadPoolExecutor(4) as pool:
+    with served(index, requests_at_once=4, answer_seconds=60) as several, ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(several.get, f"/search?q=held+{number}") for number in range(4)]
         eventually(lambda: several.metric("semsearch_requests_waiting") == 2)
         assert several.metric("semsearch_stage_requests", stage="encode") == 2

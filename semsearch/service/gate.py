@@ -157,8 +157,14 @@ class Gate:
 
     @contextmanager
     def _room(self, path: str, outgoing: "_Outgoing") -> Iterator[None]:
-        """Count a request from when its body has arrived until its answer begins: slow clients keep nobody out."""
-        if self._at_work >= self._limits.requests_at_once and path not in _ALWAYS_ADMITTED:
+        """Count a request from when its body has arrived until its answer begins: slow clients keep nobody out.
+
+        What is always admitted is not counted: who watches the service must not take a question's place.
+        """
+        if path in _ALWAYS_ADMITTED:
+            yield
+            return
+        if self._at_work >= self._limits.requests_at_once:
             msg = "too many requests at once; ask again in a second"
             raise Refusal(503, msg, code="busy", headers={"Retry-After": "1"})
         self._count(1)
