@@ -220,7 +220,7 @@ def tables(kept: Iterable[dict[str, Any]]) -> str:
 
 
 def _bound(failures: int, trials: int) -> str:
-    return "" if failures or not trials else f"{3 / trials:.4%}"
+    return "" if failures or not trials else f"{300 / trials:.2g}%"
 
 
 def _as_number(slowest: float | str) -> float:

@@ -95,7 +95,7 @@ def test_figures_say_what_was_tried_and_what_went_wrong() -> None:
         },
     ]
     told = hostile.tables(batches).splitlines()
-    assert "| steps of an index, compared with a plain one | 3,000 | 0 | 0.1000% | 1, 2 |" in told
+    assert "| steps of an index, compared with a plain one | 3,000 | 0 | 0.1% | 1, 2 |" in told
     assert "| requests that only a socket can send | 500 | 2 |  | 1 |" in told
     assert "| steps of an index, compared with a plain one | filters off | 300 | 7 |" in told
     assert "| csv | 30 | 1 | 70 | 90 |" in told
