@@ -115,6 +115,13 @@ def test_no_pickle_and_no_remote_code() -> None:
             assert word not in text, path
 
 
+def test_no_xml_is_read_and_no_archive_unpacked_to_files() -> None:
+    for path in modules():
+        roots = {name.partition(".")[0] for name in imports(path)}
+        assert not {"xml", "lxml", "defusedxml", "zipfile", "tarfile", "multipart", "yaml"} & roots, path
+        assert not {"urllib.request", "http.client", "requests", "httpx", "aiohttp"} & imports(path), path
+
+
 HEAVY = ("torch", "faiss", "tantivy", "sentence_transformers", "transformers", "fastapi", "numpy")
 
 

@@ -1,5 +1,7 @@
 """Adding and deleting papers over HTTP while the index is searched."""
 
+import hashlib
+import hmac
 import json
 import signal
 import socket
@@ -174,6 +176,23 @@ def test_no_byte_of_a_body_is_waited_for_before_the_token_is_looked_at(
 def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="make one with: openssl rand -hex 32"):
         Admin.of(token)
+
+
+def test_tokens_are_compared_as_digests_in_a_time_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return same(one, other)
+
+    same = hmac.compare_digest
+    monkeypatch.setattr("semsearch.service.admin.hmac.compare_digest", compare)
+    sent = [TOKEN, TOKEN[:-1], TOKEN + "x", "", "x" * 9_000, "\udcff"]
+    assert [ADMIN.holds(token) for token in sent] == [True, *[False] * 5]
+    assert compared == [
+        (hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest(), hashlib.sha256(TOKEN.encode()).digest())
+        for token in sent
+    ]
 
 
 def test_the_token_itself_is_not_kept(index: Path) -> None:

@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.vectors.mapping import mapped
 from semsearch.vectors.selection import Selection
 
 _MATRIX_QUERIES = 20
@@ -76,8 +77,8 @@ class Flat:
     """The vectors of one segment, mapped read-only from their file."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file, which must already have passed its digest: FAISS checks little of what it reads."""
-        self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        """Map the file, which must already have passed its digest."""
+        self._index = mapped(path)
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
         self.matrix: NDArray[np.float32] = np.asarray(_Mapped(self._index))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.vectors.flat import Flat
+from semsearch.vectors.mapping import mapped
 from semsearch.vectors.selection import Selection
 
 _LISTS_PER_ROOT = 2
@@ -47,8 +48,8 @@ class Lists:
     """The rows of one segment in lists, mapped read-only from their file."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file, which must already have passed its digest: FAISS checks little of what it reads."""
-        self._index = cast(Any, faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))  # what kind, its stubs can't know
+        """Map the file, which must already have passed its digest."""
+        self._index = mapped(path)
         self.rows: int = self._index.ntotal
         self.count: int = self._index.nlist
         self.centroids: NDArray[np.float32] = self._index.quantizer.reconstruct_n(0, self.count)
