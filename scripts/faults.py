@@ -30,12 +30,14 @@ import poison  # noqa: E402
 import powercut  # noqa: E402
 import rivals  # noqa: E402
 import scrubbing  # noqa: E402
+import stages  # noqa: E402
 import tracing  # noqa: E402
 from goals import goals  # noqa: E402
 from tallies import Tally, tables  # noqa: E402
 
 NEEDS: dict[str, Callable[[], str | None]] = {
     "last-calls": tracing.why_not,
+    "steps": tracing.why_not,
     "failing-calls": tracing.why_not,
     "full-disk": powercut.why_not,
     "power-cuts": tracing.why_not,
@@ -55,6 +57,7 @@ MATRICES: dict[str, Callable[[Path, int, int, str], Tally]] = {
     "failing-calls": calls.every_call_fails,
     "full-disk": calls.full_disk,
     "out-of-memory": memory.out_of_memory,
+    "steps": stages.killed,
     "poison": poison.run,
     "two-writers": rivals.two_writers,
     "clock": rivals.jumping_clock,

@@ -125,6 +125,17 @@ def keep(name: str, result: dict[str, Any], sources: Sequence[Path]) -> None:
     print(text)
 
 
+def keep_line(name: str, result: dict[str, Any], *, show: bool = False) -> None:
+    """Append the result of one batch to docs/benchmarks/<name>.jsonl, unless it is only to be shown, and show it."""
+    line = json.dumps(
+        result | {"commit": commit(), "machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}, ensure_ascii=False
+    )
+    print(line, flush=True)
+    if not show:
+        with (RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 def run_semsearch(*arguments: str) -> tuple[dict[str, Any], float, int]:
     """Run a semsearch command with --json; return its answer, seconds, and the children's peak memory in bytes."""
     with stopwatch() as watch:

@@ -4,6 +4,7 @@ Every file of an index apart from the library is written through here: checked w
 (a failed fsync may have dropped the data, and a second one would report success), then the folder's fsync.
 """
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -23,6 +24,8 @@ from semsearch.errors import IndexBusyError
 
 _READ_BYTES = 1 << 20
 _LOCK_POLL_SECONDS = 0.05
+_SWAP = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+_HERE = -100  # AT_FDCWD of Linux: paths are as they are
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV)
 
 
@@ -134,6 +137,21 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def exchange_folders(one: Path, other: Path) -> None:
+    """Let the two folders, on one file system, have each other's name, in one step; the caller syncs their parents.
+
+    :raises OSError: if the system cannot do that; then nothing has changed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin":
+        failed = libc.renamex_np(os.fsencode(one), os.fsencode(other), _SWAP)
+    else:
+        failed = libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _SWAP)
+    if failed:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), str(one), None, str(other))
+
+
 def sync_folder(path: Path) -> None:
     """Bring the names in this folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -178,12 +196,22 @@ def exclusive_lock(path: Path, purpose: str, wait_seconds: float = 0) -> Iterato
     """
     make_folder(path.parent)
     deadline = time.monotonic() + wait_seconds
-    with open(path, "ab") as file:
-        while not _locked(file.fileno()):
-            if time.monotonic() >= deadline:
-                raise IndexBusyError(f"{purpose}: another process holds {path}; wait for it to finish")
-            time.sleep(_LOCK_POLL_SECONDS)
-        yield
+    while True:
+        with open(path, "ab") as file:
+            while not _locked(file.fileno()):
+                if time.monotonic() >= deadline:
+                    raise IndexBusyError(f"{purpose}: another process holds {path}; wait for it to finish")
+                time.sleep(_LOCK_POLL_SECONDS)
+            if _is_at(file.fileno(), path):  # and not in a folder that another took the place of meanwhile
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(descriptor: int) -> bool:

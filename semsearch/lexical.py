@@ -375,14 +375,16 @@ class LexicalIndex:
     def telling(self, terms: Mapping[str, int]) -> dict[str, float]:
         """Return the terms worth looking up, of those of a text, and the tf * idf of each, the heaviest first.
 
-        Words that more than half of all papers hold are left out, unless there are no others: half of the time goes
+        Words that more than half of all papers hold are left out, unless no paper holds another: half of the time goes
         into them, and no ranking measured is better for them. Of a long text, the terms that weigh most are kept.
 
         :param terms: how often the text holds each.
         """
         holding = {term: self.document_frequency(term) for term in terms}
         idfs = {term: self._idf_of(papers) for term, papers in holding.items() if papers}
-        telling = [term for term, idf in idfs.items() if idf >= _COMMON_IDF] or list(idfs)
+        telling = [term for term, idf in idfs.items() if idf >= _COMMON_IDF]
+        if not any(self.example_of(term) is not None for term in sorted(telling, key=lambda term: -holding[term])):
+            telling = list(idfs)  # what only dead papers hold is no reason to leave out the rest
         weights = {term: terms[term] * idfs[term] for term in telling}
         return {term: weights[term] for term in sorted(telling, key=lambda term: (-weights[term], term))[:_MAX_TERMS]}
 
@@ -405,6 +407,10 @@ class LexicalIndex:
         with _tantivy_errors():
             terms: list[tuple[str, int]] = self._searcher.terms_with_prefix("text", "")
         return terms
+
+    def having(self, term: str) -> NDArray[np.int64]:
+        """Return the seqs of all papers that hold an analysed term in title or abstract, in no order."""
+        return self._hits(Query.const_score_query(self._term("text", term), 1.0), max(self.papers, 1))[1]
 
     def example_of(self, term: str) -> int | None:
         """Return the seq of a paper that holds an analysed term, None if only dead ones do."""

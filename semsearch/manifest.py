@@ -121,7 +121,7 @@ class Manifest:
                     "use the semsearch that wrote it"
                 )
             return _manifest_from(body)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise GenerationDamageError(f"its manifest cannot be read ({type(error).__name__})") from error
 
 

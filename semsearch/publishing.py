@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import Encoder, EncoderSpec
-from semsearch.errors import EncoderError, LibraryDamageError, NoGenerationError, SemsearchError
+from semsearch.errors import (
+    DamageError,
+    EncoderError,
+    LibraryDamageError,
+    NoGenerationError,
+    OldFormatError,
+    SemsearchError,
+)
 from semsearch.generation import (
+    STAGED,
     Draft,
     Generation,
     IndexFolder,
@@ -23,7 +31,11 @@ from semsearch.generation import (
     SegmentDraft,
     current_generation,
     open_current,
+    open_generation,
+    open_staged,
     publish,
+    space_of,
+    stage,
 )
 from semsearch.library import Library
 from semsearch.manifest import WeakBelow
@@ -48,7 +60,8 @@ def publish_pending(
 ) -> Generation:
     """Return the live generation after publishing what the library holds beyond it; no paper is encoded.
 
-    Where no sound generation of this encoder is left, the whole of it is rebuilt from the library.
+    Where the live one is of another encoder, this goes on from one that is staged, or that was live before. Where no
+    sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
     :param spec: of the vector space to publish; None for that of the live generation.
     :param up_to: the last seq to publish; None for all that there is.
@@ -64,13 +77,16 @@ def publish_pending(
         state of the library than one that it went through.
     """
     with exclusive_lock(folder.publish_lock, "publish", PUBLISH_WAIT_SECONDS):
+        library.check_in_place()
         if parent is None or current_generation(folder) != parent.name:
             parent = _opened(folder, parent)
         if parent:
             check_made_from(library, parent)
         if spec is None:
             spec = _spec_of(folder, parent)
-        if parent and (parent.manifest.encoder.fingerprint != spec.fingerprint or not parent.manifest.is_extendable):
+        if parent and parent.manifest.encoder.fingerprint != spec.fingerprint:
+            parent = _beside(folder, library, spec)
+        if parent and not parent.manifest.is_extendable:
             parent = None
         last_seq = library.last_seq() if up_to is None else max(up_to, parent.manifest.last_seq if parent else 0)
         number = library.encoder_number(spec.fingerprint, spec.name)
@@ -83,6 +99,51 @@ def publish_pending(
         else:
             draft = _next_draft(library, number, parent, last_seq, spec, most_merged)
         return publish(folder, replace(draft, weak_below=_weak_below(library, encoder, known)))
+
+
+def publish_anew(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation:
+    """Return the live generation after making the whole of it from the library; no paper is encoded.
+
+    :raises IndexBusyError: if another process is publishing.
+    :raises NotEncodedError: if a row has no vector of this encoder.
+    :raises LibraryDamageError: if a row that is needed is damaged.
+    """
+    with exclusive_lock(folder.publish_lock, "publish", PUBLISH_WAIT_SECONDS):
+        number = library.encoder_number(spec.fingerprint, spec.name)
+        return publish(folder, _full_draft(library, number, library.last_seq(), spec))
+
+
+def stage_pending(
+    folder: IndexFolder, library: Library, spec: EncoderSpec, up_to: int, encoder: Encoder | None = None
+) -> Generation:
+    """Return a generation of what the library held at seq `up_to`, staged beside the live one, which stays live.
+
+    The caller holds the reindex lock.
+
+    :raises NotEncodedError: if a row has no vector of this encoder.
+    :raises LibraryDamageError: if a row is damaged.
+    """
+    draft = _full_draft(library, library.encoder_number(spec.fingerprint, spec.name), up_to, spec)
+    return stage(folder, replace(draft, weak_below=_weak_below(library, encoder, None)))
+
+
+def _beside(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation | None:
+    """Return the newest sound generation of this vector space that is not live, None if there is none.
+
+    What is damaged is passed over, since all of it can be made from the library; and so is what a killed switch left
+    before CURRENT named it, which the publish removes.
+    """
+    named = current_generation(folder)
+    for number in (STAGED, *(number for number in folder.published() if not named or number < named[0])):
+        if space_of(folder, number) == spec.fingerprint:
+            try:
+                found = open_staged(folder) if number == STAGED else open_generation(folder, number)
+                check_made_from(library, found)
+            except (DamageError, OldFormatError) as error:
+                logger.error("what is there of %s cannot be gone on from: %s", spec.name, error)
+            else:
+                return found
+    return None
 
 
 def _weak_below(

@@ -18,17 +18,18 @@ from semsearch.encoders import (
     GPU_IF_ANY,
     INT8_SUFFIX,
     Encoder,
+    EncoderSpec,
     LazyEncoder,
     ModelFolder,
     find_model,
     load_encoder,
 )
 from semsearch.encoding import EncodedBatch, EncodingLine
-from semsearch.errors import NoGenerationError, SemsearchError, SourceError
-from semsearch.generation import Generation, IndexFolder, open_current
+from semsearch.errors import EncoderError, NoGenerationError, SemsearchError, SourceError
+from semsearch.generation import Generation, IndexFolder, last_spec, open_current
 from semsearch.library import Library, content_digest
 from semsearch.papers import Paper
-from semsearch.publishing import check_made_from, publish_pending
+from semsearch.publishing import check_made_from, publish_pending, stage_pending
 from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
 Precision = Literal["float32", "int8"]
@@ -108,6 +109,7 @@ def update_index(
     model: str | None = None,
     precision: Precision | None = None,
     device: str | None = None,
+    beside: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     load: Callable[[ModelFolder, str | None], Encoder] = load_encoder,
 ) -> ReindexReport:
@@ -120,6 +122,8 @@ def update_index(
     :param precision: "int8" encodes with a smaller network, calibrated on some of the papers: another vector space.
         Defaults to what the index was made with, or "float32".
     :param device: defaults to the GPU where there is one, else to the processor.
+    :param beside: build a generation of the model beside the live one, which stays live; `switch_to` publishes it.
+    :raises ValueError: with `beside`, if the model is the one that is live.
     :raises IndexBusyError: if another reindex of this index is running.
     :raises IndexMissingError: without imports, if there is no index.
     :raises SourceError: with `strict`, naming the bad record; what was read before it stays in the library. Also if no
@@ -133,8 +137,8 @@ def update_index(
         parent = _live_generation(folder)
         if parent:
             check_made_from(library, parent)
-        made_by = parent.manifest.encoder.name if parent else library.main_encoder()
-        name = model or made_by or DEFAULT_MODEL
+        made_by = last_spec(folder)
+        name = model or (made_by.name if made_by else library.main_encoder()) or DEFAULT_MODEL
         if precision == "int8":
             found = calibrated(name, folder.networks, library, _papers_of(imports))
         else:
@@ -142,16 +146,45 @@ def update_index(
         if parent and model is None and precision is None:
             _check_same_space(folder, parent, found)
         same_space = parent and parent.manifest.encoder.fingerprint == found.spec.fingerprint
+        if beside and same_space:
+            raise ValueError(f"{found.spec.name} is live already: there is nothing to build beside it")
         number = library.encoder_number(found.spec.fingerprint, found.spec.name)
         encoder = LazyEncoder(found, device or GPU_IF_ANY, load)
         with EncodingLine(library, encoder, number) as line:
             run = _Run(library, number, line, on_progress or (lambda progress: None))
             run.bring_in_all(imports)
             # A service may go on to add papers, encoded for the model that it still serves: those are for later.
-            encoded_up_to = None if same_space else library.last_seq()
+            last_seq = library.last_seq()
             run.encode_missing(after=parent.manifest.last_seq if parent and same_space else 0)
-        generation = publish_pending(folder, library, found.spec, up_to=encoded_up_to, encoder=encoder)
-        return run.reported(generation)
+        if beside:
+            return run.reported(stage_pending(folder, library, found.spec, last_seq, encoder))
+        encoded_up_to = None if same_space else last_seq
+        return run.reported(publish_pending(folder, library, found.spec, up_to=encoded_up_to, encoder=encoder))
+
+
+def switch_to(
+    index: str | Path,
+    spec: EncoderSpec,
+    *,
+    device: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    load: Callable[[ModelFolder, str | None], Encoder] = load_encoder,
+) -> ReindexReport:
+    """Publish what the library holds in this vector space, going on from what stands there of it; return what it took.
+
+    Papers are never taken back: what came or went since is published with it, encoded first where it is not yet.
+
+    :raises EncoderError: if the model is not to be had, or makes another vector space now.
+    :raises IndexBusyError: if a reindex of this index is running.
+    """
+    folder = IndexFolder(Path(index))
+    found = find_model(spec.name, folder.networks)
+    if found.spec.fingerprint != spec.fingerprint:
+        raise EncoderError(
+            f"{spec.name} made the vector space {spec.fingerprint[:12]}, but that name now gives another "
+            f"({found.spec.fingerprint[:12]}); build it anew with: semsearch stage --index {folder.path} {spec.name}"
+        )
+    return update_index(folder.path, [], model=spec.name, device=device, on_progress=on_progress, load=load)
 
 
 def _open_library(folder: IndexFolder) -> Library:

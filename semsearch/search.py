@@ -154,7 +154,11 @@ class Searcher:
         :raises EncoderError: if its encoder is not to be had, or makes another vector space now.
         """
         folder = IndexFolder(Path(path))
-        generation = open_current(folder)
+        return cls.over(folder, open_current(folder), device)
+
+    @classmethod
+    def over(cls, folder: IndexFolder, generation: Generation, device: str | None = None) -> "Searcher":
+        """Return a searcher over this generation of the index; it raises what `open` does."""
         encoder = LazyEncoder(find_model(generation.manifest.encoder.name, folder.networks), device)
         library = Library.open(folder.library)
         try:

@@ -611,3 +611,121 @@ def test_eval_interrupted_says_what_was_kept(run: Run, judged: Path, monkeypatch
     code, _, err = run("eval", "tiny", "--index", "kept")
     assert code == 130
     assert "Everything committed so far is safe" in err
+
+
+# Another model, and copies
+
+
+def other_model(tmp_path: Path) -> str:
+    """Return the folder of a copy of the default model that reads fewer tokens, and so has another vector space."""
+    original = ModelFolder.find().path
+    copy = tmp_path / "other-model"
+    copy.mkdir()
+    for path in sorted(original.rglob("*")):
+        target = copy / path.relative_to(original)
+        if path.is_dir():
+            target.mkdir()
+        elif path.suffix == ".safetensors":
+            target.symlink_to(path)
+        else:
+            target.write_bytes(path.read_bytes())
+    config = copy / "sentence_bert_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_seq_length": 128}))
+    return str(copy)
+
+
+def test_a_model_is_staged_compared_switched_to_and_rolled_back(run: Run, papers: Path, tmp_path: Path) -> None:
+    run("index", "papers.jsonl")
+    assert run("switch") == (
+        1,
+        "",
+        "Error: nothing is staged in indexes/default; build a generation of another model beside the live one with: "
+        "semsearch stage --index indexes/default MODEL\n",
+    )
+    code, _, err = run("rollback")
+    assert (code, "no generation of another model than the live one is kept" in err) == (1, True)
+    other = other_model(tmp_path)
+    code, out, _ = run("stage", other)
+    assert (code, out.splitlines()[0]) == (
+        0,
+        f"3 papers staged for {other} (3 texts encoded); the live model is as it was",
+    )
+    assert json.loads(run("stats", "--json")[1])["staged"] == other
+    compared = json.loads(run("compare", "--json", "--sample", "3")[1])
+    assert compared["overlap"]["overlap@1"] == 1.0, "the fake encoder is the same for both"
+    assert compared["overlap"]["questions"] == 7, "three titles, one of which has two words to drop one of, and halves"
+    assert compared["tests"]["title"]["compared"]["MRR"]["p_value"] == 1.0
+    assert (compared["model"]["name"], compared["against"]["model"]["name"]) == (other, "all-MiniLM-L6-v2")
+    code, out, _ = run("compare", "--sample", "3")
+    assert code == 0
+    assert out.splitlines()[1].startswith("live: indexes/default: 3 papers, hybrid search, all-MiniLM-L6-v2 (")
+    assert out.splitlines()[-4:] == [
+        "overlap@1    1.0000",
+        "overlap@10   1.0000",
+        "overlap@100  1.0000",
+        "questions    7",
+    ]
+    run("delete", "p1")
+    assert run("switch") == (
+        0,
+        f"{other} is live, all-MiniLM-L6-v2 was: 2 papers searchable (generation 3, 0 texts encoded)\n",
+        "",
+    )
+    found = json.loads(run("stats", "--json")[1])
+    assert (found["model"]["name"], found["staged"], found["before"]) == (other, None, "all-MiniLM-L6-v2")
+    assert f"before      {found['before']}, to which" in run("stats")[1]
+    assert json.loads(run("compare", "--json", "--sample", "2")[1])["model"]["name"] == "all-MiniLM-L6-v2"
+    assert json.loads(run("rollback", "--json")[1]) == {
+        "model": "all-MiniLM-L6-v2",
+        "before": other,
+        "generation": 4,
+        "papers": 2,
+        "encoded": 0,
+    }
+
+
+def test_models_are_compared_by_judgements_too(run: Run, papers: Path, tmp_path: Path) -> None:
+    run("index", "papers.jsonl")
+    run("stage", other_model(tmp_path))
+    judged = tmp_path / "judged"
+    (judged / "qrels").mkdir(parents=True)
+    (judged / "corpus.jsonl").write_text('{"_id": "p1", "title": "x", "text": "y"}\n{"_id": "q9", "text": "z"}\n')
+    (judged / "queries.jsonl").write_text('{"_id": "1", "text": "songs in the sea"}\n{"_id": "2", "text": "prices"}\n')
+    (judged / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tp1\t1\n2\tq9\t1\n")
+    code, out, err = run("compare", "judged", "--json")
+    result = json.loads(out)
+    assert (code, "Note: 1 of 2 relevant papers are not in the index\n" in err) == (0, True)
+    assert (result["nDCG@10"], result["queries"], result["overlap"]["questions"]) == (0.5, 2, 2)
+    (judged / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n2\tq9\t1\n")
+    code, _, err = run("compare", "judged")
+    assert (code, err) == (1, "Error: the index holds none of the papers that judged calls relevant\n")
+
+
+def test_an_index_is_backed_up_restored_and_repaired(run: Run, papers: Path, tmp_path: Path) -> None:
+    run("index", "papers.jsonl")
+    assert run("backup", "copy") == (0, "copy holds all of indexes/default, and is sound\n", "")
+    code, _, err = run("backup", "copy")
+    assert (code, err.startswith("Error: ")) == (1, True)
+    assert err.endswith("copy exists already, and a backup never goes over anything; name a new folder\n")
+    run("delete", "p1")
+    code, _, err = run("restore", "copy")
+    assert (code, "nothing is written over; move it aside with --aside" in err) == (1, True)
+    code, out, _ = run("restore", "copy", "--aside", "--json")
+    aside = json.loads(out)["aside"]
+    assert code == 0
+    assert Path(aside).is_dir()
+    assert json.loads(run("stats", "--json")[1])["papers"] == 3
+    assert run("repair") == (0, "sound\n", "")
+    assert run("verify", "--deep") == (0, "sound\n", "")
+    (tmp_path / "indexes/default/CURRENT").unlink()
+    code, out, _ = run("repair")
+    assert (code, out) == (0, "published generation 2 with 3 papers from the library\nsound\n")
+    connection = sqlite3.connect(tmp_path / "indexes/default/library.db")
+    connection.execute("UPDATE changes SET content = 'x' WHERE seq = 2")
+    connection.commit()
+    connection.close()
+    code, out, _ = run("repair")
+    assert code == 1
+    assert out.splitlines()[-1] == f"{len(out.splitlines()) - 1} problems are left"
+    assert "paper 'p3' (seq 2) fails its digest" in out
+    assert json.loads(run("repair", "--json")[1])["sound"] is False

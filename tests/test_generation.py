@@ -393,6 +393,14 @@ def test_everything_wrong_is_named_at_once(folder: IndexFolder) -> None:
         assert line in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"{}", b"[" * 100_000, b'{"manifest":' * 50_000, b"\xff", b"1" * 9_000]
+)
+def test_what_is_no_manifest_is_damage(content: bytes) -> None:
+    with pytest.raises(GenerationDamageError, match="its manifest cannot be read"):
+        Manifest.from_bytes(content)
+
+
 def test_a_manifest_of_another_generation_is_refused(folder: IndexFolder) -> None:
     shutil.copy(part(folder, "manifest.json", 2), part(folder, "manifest.json"))
     with pytest.raises(GenerationDamageError, match="its manifest is that of generation 2"):

@@ -39,6 +39,8 @@ WALK = [
     "evidence",
     "search",
     "verify",
+    "repair",
+    "copying",
     "evaluate",
     "envelope",
     "service",
@@ -55,7 +57,7 @@ HOMES = {
     "openvino": "encoders/",
     "nncf": "encoders/conversion.py",
     "tokenizers": "encoders/tokens.py",
-    "sqlite3": "library.py",
+    "sqlite3": "library/",
     "fastapi": "service/",
     "starlette": "service/",
     "uvicorn": "service/",
@@ -111,6 +113,13 @@ def test_no_pickle_and_no_remote_code() -> None:
         assert not {"pickle", "joblib", "dill", "shelve", "marshal"} & imports(path), path
         for word in ("trust_remote_code=True", "allow_pickle=True", "weights_only=False"):
             assert word not in text, path
+
+
+def test_no_xml_is_read_and_no_archive_unpacked_to_files() -> None:
+    for path in modules():
+        roots = {name.partition(".")[0] for name in imports(path)}
+        assert not {"xml", "lxml", "defusedxml", "zipfile", "tarfile", "multipart", "yaml"} & roots, path
+        assert not {"urllib.request", "http.client", "requests", "httpx", "aiohttp"} & imports(path), path
 
 
 HEAVY = ("torch", "faiss", "tantivy", "sentence_transformers", "transformers", "fastapi", "numpy")

@@ -309,6 +309,16 @@ def test_common_words_tell_only_where_there_are_no_others(alphabet: LexicalIndex
     assert alphabet.telling(Counter(["unheard"])) == {}
 
 
+def test_what_only_dead_papers_hold_keeps_no_common_word_from_being_searched(tmp_path: Path) -> None:
+    papers = [make_paper(n, "ash yew" if n == 3 else "ash", title="", authors=("A.",)) for n in range(1, 7)]
+    write_lexical(tmp_path / "1", None, enumerate(papers, 1), [])
+    before = LexicalIndex(tmp_path / "1")
+    write_lexical(tmp_path / "2", tmp_path / "1", [], [3])
+    after = LexicalIndex(tmp_path / "2")
+    assert (found(before, "ash yew"), after.document_frequency("yew")) == ([3], 1)
+    assert found(after, "ash yew") == [1, 2, 4, 5, 6]
+
+
 @settings(deadline=None)
 @given(st.permutations([f"word{n}" for n in range(45, 100)]))
 def test_the_order_of_the_words_changes_nothing(alphabet: LexicalIndex, words: list[str]) -> None:

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage import SPEC, Oracle, Shelf, add, embedding_of, vector_of
 
-from semsearch import library as room
 from semsearch.errors import IndexMissingError, KeyUsedError, LibraryDamageError, NotEncodedError, SemsearchError
 from semsearch.library import Embedding, Library, LibraryCounts, Receipt, content_digest, text_digest
+from semsearch.library import library as room
 from semsearch.papers import Paper
 
 
@@ -153,7 +153,7 @@ def test_a_version_and_its_vector_are_one_commit(library: Library) -> None:
 def test_vectors_come_in_the_order_asked_for_and_in_bounded_blocks(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("semsearch.library._ROWS_PER_READ", 4)
+    monkeypatch.setattr("semsearch.library.library._ROWS_PER_READ", 4)
     papers = [make_paper(number) for number in range(11)]
     add(library, papers)
     order = [7, 1, 11, 2, 3, 10, 9]

@@ -1,5 +1,7 @@
 """Adding and deleting papers over HTTP while the index is searched."""
 
+import hashlib
+import hmac
 import json
 import signal
 import socket
@@ -34,12 +36,13 @@ from test_service import (
     state,
 )
 
+from semsearch.copying import backup, restore
 from semsearch.durable import exclusive_lock
 from semsearch.encoders import Encoder, Tokenised
-from semsearch.generation import IndexFolder, open_current
+from semsearch.generation import IndexFolder, open_current, spec_before
 from semsearch.library import Library
 from semsearch.papers import Paper
-from semsearch.reindex import Import, update_index
+from semsearch.reindex import Import, switch_to, update_index
 from semsearch.service import Admin, Limits
 from semsearch.service.answers import AdditionAnswer, DeletionAnswer
 from semsearch.service.merges import Merges
@@ -173,6 +176,23 @@ def test_no_byte_of_a_body_is_waited_for_before_the_token_is_looked_at(
 def test_a_token_that_could_be_guessed_or_not_be_sent_is_refused(token: str) -> None:
     with pytest.raises(ValueError, match="make one with: openssl rand -hex 32"):
         Admin.of(token)
+
+
+def test_tokens_are_compared_as_digests_in_a_time_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return same(one, other)
+
+    same = hmac.compare_digest
+    monkeypatch.setattr("semsearch.service.admin.hmac.compare_digest", compare)
+    sent = [TOKEN, TOKEN[:-1], TOKEN + "x", "", "x" * 9_000, "\udcff"]
+    assert [ADMIN.holds(token) for token in sent] == [True, *[False] * 5]
+    assert compared == [
+        (hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest(), hashlib.sha256(TOKEN.encode()).digest())
+        for token in sent
+    ]
 
 
 def test_the_token_itself_is_not_kept(index: Path) -> None:
@@ -678,6 +698,74 @@ def test_a_change_of_model_beside_additions_ends_with_all_of_them(
         eventually(lambda: client.get(f"/papers/new{number}").status_code == 200)
     opened = open_current(IndexFolder(index))
     assert opened.manifest.encoder == OTHER_SPEC
+    assert list(problems(IndexFolder(index))) == []
+
+
+def test_a_service_follows_a_switch_and_a_rollback_amid_additions_and_a_backup(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service is a process of its own; what is deleted never comes back, what is added is never missed."""
+    monkeypatch.setattr("semsearch.reindex.find_model", find_fake)
+    folder, failures, done = IndexFolder(index), list[object](), threading.Event()
+    added = 0
+
+    def feed(http: Http) -> None:
+        nonlocal added
+        while not done.is_set():
+            status, answer = http.ask("/papers", {"papers": [record(added)]})
+            if status != 200:
+                failures.append(answer)
+            added += 1
+            time.sleep(0.02)
+
+    def watch(http: Http) -> None:
+        while not done.is_set():
+            for path, expected in (("/papers/p5", 404), ("/papers/p6", 200), ("/search?q=finding6&limit=1", 200)):
+                status, answer = http.ask(path)
+                if status != expected:
+                    failures.append((path, answer))
+
+    with process(index) as (http, _):
+
+        def models() -> tuple[str, str]:
+            stats = http.ask("/stats")[1]
+            return stats["model"], open_current(folder).manifest.encoder.name
+
+        assert http.ask("/papers/p5", method="DELETE")[0] == 200
+        threads = [threading.Thread(target=feed, args=(http,)), threading.Thread(target=watch, args=(http,))]
+        for thread in threads:
+            thread.start()
+        try:
+            update_index(index, [], model="other", beside=True, load=FakeLoader())
+            assert models() == ("fake", "fake")
+            switch_to(index, OTHER_SPEC, load=FakeLoader())
+            eventually(lambda: models() == ("other", "other"))
+            backup(folder, tmp_path / "copy")
+            before = spec_before(folder)
+            assert before is not None
+            switch_to(index, before, load=FakeLoader())
+            eventually(lambda: models() == ("fake", "fake"))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        eventually(lambda: http.ask("/stats")[1]["papers"] == len(PAPERS) - 1 + added)
+        assert http.ask("/readyz")[1]["status"] == "ready"
+    assert list(problems(folder)) == []
+    assert list(problems(IndexFolder(tmp_path / "copy"))) == []
+
+
+def test_a_service_follows_a_restore(index: Path, tmp_path: Path) -> None:
+    """Also of the very generation that it serves: by its name alone nothing would have changed."""
+    backup(IndexFolder(index), tmp_path / "copy")
+    with service(index, admin=ADMIN) as client:
+        restore(IndexFolder(tmp_path / "copy"), index, aside=True)
+        accepted(post(client, record(1)))
+        eventually(lambda: client.get("/papers/new1").status_code == 200)
+        restore(IndexFolder(tmp_path / "copy"), index, aside=True)
+        eventually(lambda: client.get("/papers/new1").status_code == 404)
+        assert state(client) == (200, "none")
     assert list(problems(IndexFolder(index))) == []
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -39,6 +40,30 @@ def test_what_was_written_is_what_is_mapped(path: Path, matrix: NDArray[np.float
     assert (vectors.rows, vectors.dimension) == (ROWS, DIMENSION)
     np.testing.assert_array_equal(vectors.at(np.arange(ROWS)), matrix)
     np.testing.assert_array_equal(vectors.at(np.array([202, 0, 0, 7])), matrix[[202, 0, 0, 7]])
+
+
+@pytest.mark.parametrize("claimed", [ROWS * DIMENSION + 1, 1 << 40, (1 << 64) - 1])
+def test_a_file_that_claims_to_hold_more_than_it_has_is_refused(path: Path, claimed: int) -> None:
+    data = bytearray(path.read_bytes())
+    place = len(data) - ROWS * DIMENSION * 4 - 8
+    assert int.from_bytes(data[place : place + 8], "little") == ROWS * DIMENSION, "it is the count of numbers"
+    data[place : place + 8] = claimed.to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(RuntimeError, match=r"limit|size|read"):
+        Flat(path)
+
+
+def test_a_file_is_mapped_within_limits_of_its_own_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+
+    def reading(name: str, flags: int) -> Any:
+        limits.extend([faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()])
+        return read(name, flags)
+
+    read = faiss.read_index
+    monkeypatch.setattr(faiss, "read_index", reading)
+    Flat(path)
+    assert limits == [path.stat().st_size] * 2
 
 
 @pytest.mark.parametrize("k", [1, 10, 203])

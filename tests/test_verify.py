@@ -20,11 +20,13 @@ from storage import (
     rewrite_manifest,
     rich_paper,
     unit_rows,
+    vector_of,
 )
 
-from semsearch.errors import IndexMissingError
-from semsearch.generation import Draft, IndexFolder, SegmentDraft, publish
-from semsearch.library import Library
+from semsearch.durable import exclusive_lock
+from semsearch.errors import EncoderError, IndexMissingError
+from semsearch.generation import Draft, IndexFolder, SegmentDraft, open_generation, publish
+from semsearch.library import Library, rows, text_digest
 from semsearch.papers import Paper
 from semsearch.verify import problems
 
@@ -254,3 +256,120 @@ def test_a_generation_of_an_older_format_is_no_problem_unless_it_is_served(folde
     name_as_current(folder, 2)
     (line,) = problems(folder)
     assert re.match("generation 2: it has format 1.* make it anew, without encoding, with: semsearch index", line)
+
+
+# Deep
+
+
+class _Encoder:
+    """Gives each text its vector, or another."""
+
+    def __init__(self, turned: bool = False) -> None:
+        self._turned = turned
+
+    def tokenise(self, passages: list[str]) -> list[str]:
+        return passages
+
+    def encode_passages(self, passages: list[str]) -> Any:
+        return np.stack([vector_of(text[::-1] if self._turned else text) for text in passages])
+
+
+def deep_problems(folder: IndexFolder, encoder: _Encoder | None = None) -> list[str]:
+    return list(problems(folder, lambda spec: encoder or _Encoder()))  # type: ignore[arg-type,return-value]
+
+
+def test_a_sound_index_stays_sound_when_all_is_derived_anew(folder: IndexFolder) -> None:
+    before = files_below(folder.path)
+    assert deep_problems(folder) == []
+    assert files_below(folder.path) == before
+    with Library.open(folder.library) as library:
+        add(library, [make_paper(30)])
+        library.delete(["p1"])
+        library.purge(["p1", "p4"])
+    assert deep_problems(folder) == []
+
+
+def test_words_of_other_texts_than_the_librarys_are_seen(folder: IndexFolder) -> None:
+    papers = dict(draft_of(folder).newly_found())
+    assert "finding8" in papers[9].abstract.lower()
+    wrong = papers | {
+        9: replace(papers[9], abstract=papers[9].abstract.lower().replace("finding8", "findings of whales"))
+    }
+    publish(folder, replace(draft_of(folder), newly_found=lambda: iter(sorted(wrong.items()))))
+    assert list(problems(folder)) == []
+    assert deep_problems(folder) == [
+        f"generation 3: the word {word!r} finds other papers than it should" for word in ("find", "finding8", "whale")
+    ]
+
+
+def test_titles_and_people_of_others_than_the_librarys_are_seen(folder: IndexFolder) -> None:
+    papers = dict(draft_of(folder).newly_found())
+    wrong = papers | {9: replace(papers[9], authors=("Emmy Noether",))}
+    publish(folder, replace(draft_of(folder), newly_found=lambda: iter(sorted(wrong.items()))))
+    lines = deep_problems(folder)
+    assert "generation 3: id, title or an author of seq 9 finds other papers than it should" in lines
+
+
+def test_columns_and_traits_of_other_papers_are_seen_byte_by_byte(folder: IndexFolder) -> None:
+    draft = draft_of(folder)
+    papers = dict(draft.newly_found())
+    wrong = papers | {9: replace(papers[9], title=papers[9].title + "!", doi="10.1000/182")}
+    added = replace(draft.added, papers=lambda: iter(sorted(wrong.items())))
+    publish(folder, replace(draft, added=added))
+    assert list(problems(folder)) == []
+    assert deep_problems(folder) == ["generation 3: the columns of segment 000003 are not those of its papers"]
+
+
+def test_pairs_that_are_not_told_and_pairs_that_are_none_are_seen(
+    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = open_generation(folder, 2)
+    told = {
+        tuple(sorted(pair))
+        for pair in generation.work_pairs[generation.live[generation.work_pairs].all(axis=1)].tolist()
+    }
+    ids = generation.ids_at(np.arange(generation.manifest.rows))
+    one, other = next((one, other) for one in range(3) for other in range(one + 1, 3) if (one, other) not in told)
+    pairs = np.array([[one, other]])
+    monkeypatch.setattr("semsearch.generation.writing._new_pairs", lambda segments: pairs)
+    publish(folder, draft_of(folder))
+    lines = deep_problems(folder)
+    assert f"generation 3: {ids[one]!r} and {ids[other]!r} are called one work, and are not" in lines
+    assert len(lines) == len(told) + 1
+    assert all("are one work, and not called so" in line for line in lines[:-1])
+
+
+def test_vectors_that_the_encoder_no_longer_gives_are_seen(folder: IndexFolder) -> None:
+    lines = deep_problems(folder, _Encoder(turned=True))
+    assert len(lines) == 12
+    assert re.match(
+        r"generation 2: its encoder gives the paper of seq 1 another vector, with a cosine of -?0\.\d+", lines[0]
+    )
+
+
+def test_a_missing_encoder_is_told(folder: IndexFolder) -> None:
+    def missing(spec: object) -> Any:
+        raise EncoderError("there is no such model")
+
+    assert list(problems(folder, missing)) == [
+        "generation 2: no vector can be compared with its encoder's: there is no such model"
+    ]
+
+
+def test_a_version_whose_digests_name_another_text_is_seen(folder: IndexFolder) -> None:
+    with Library.open(folder.library) as library:
+        *head, digest, _, content, _ = rows.version_row(16, make_paper(30), "one")
+        text = text_digest("another text")
+        row = (*head, digest, text, content, rows.change_digest(digest, text, content))
+        library._run("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    assert list(problems(folder)) == []
+    assert deep_problems(folder) == ["library: the text of paper 'p30' (seq 16) is not what its digest names"]
+
+
+def test_what_killed_processes_left_is_seen_unless_somebody_works_on_it(folder: IndexFolder) -> None:
+    folder.staging.mkdir()
+    (folder.generations / "000003.tmp").mkdir()
+    left = "was left by a process that was killed"
+    assert deep_problems(folder) == [f"{folder.generations / '000003.tmp'} {left}", f"{folder.staging} {left}"]
+    with exclusive_lock(folder.reindex_lock, "test"), exclusive_lock(folder.publish_lock, "test"):
+        assert deep_problems(folder) == []

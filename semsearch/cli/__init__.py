@@ -6,7 +6,9 @@ terminal.py     what several commands print: JSON, progress
 changing.py     index, delete, purge
 asking.py       search, related
 answers.py      an answer as text for people
-keeping.py      serve, stats, merge, verify
+keeping.py      serve, stats, merge
+models.py       stage, compare, switch, rollback
+mending.py      verify, repair, backup, restore
 evaluating.py   eval
 ```
 
@@ -22,7 +24,9 @@ from semsearch import __version__
 from semsearch.cli.asking import related, search
 from semsearch.cli.changing import delete, index, purge
 from semsearch.cli.evaluating import evaluate
-from semsearch.cli.keeping import merge, serve, stats, verify
+from semsearch.cli.keeping import merge, serve, stats
+from semsearch.cli.mending import backup, repair, restore, verify
+from semsearch.cli.models import compare, rollback, stage, switch
 from semsearch.cli.terminal import INTERRUPTED
 from semsearch.errors import SemsearchError
 
@@ -67,5 +71,10 @@ def cli(verbose: bool) -> None:
     logging.getLogger("semsearch").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-for _command in (index, search, related, serve, stats, merge, verify, evaluate, delete, purge):
+_COMMANDS = (
+    *(index, search, related, serve, stats, merge, evaluate, delete, purge),
+    *(stage, compare, switch, rollback),
+    *(verify, repair, backup, restore),
+)
+for _command in _COMMANDS:
     cli.add_command(_command)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from semsearch.cli.options import device_option, index_option, json_option
+from semsearch.cli.options import device_option, index_option, json_option, precision_option
 from semsearch.cli.terminal import print_json, progress_bar, say
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ _SHOWN_REJECTIONS = 10
 @click.option(
     "--model", metavar="NAME", help="A sentence-transformers model, by hub name or folder.  [default: the index's]"
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "int8"]),
-    help="int8: a smaller, faster, slightly less exact network, calibrated on your papers; where the processor has "
-    "instructions for it.  [default: the index's, or float32]",
-)
+@precision_option
 @device_option
 @json_option
 def index(
@@ -100,7 +95,8 @@ def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
 def purge(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
     """Erase the text of deleted papers from the library for good. This cannot be undone.
 
-    Their vectors stay in the generations, where nothing finds them, until segments are merged.
+    Their vectors stay in the generations, where nothing finds them, until segments are merged. A staged generation, and
+    that of the model before, hold their words until they go; backups and quarantine are left alone.
     """
     from semsearch.generation import IndexFolder
     from semsearch.library import Library

@@ -145,7 +145,7 @@ def _judged_run(
         report = index_corpus(judged, where, model=model, device=device, on_progress=on_progress)
         print_rejected(report)
         with opened(where, device) as searcher:
-            scores = ask_judged(judged, _ranks(searcher, mode), _counting("queries", on_progress))
+            scores = ask_judged(judged, ranks(searcher, mode), counting("queries", on_progress))
             setting = setting_of(searcher.generation, mode, time.perf_counter() - started)
     return Run(judged.subject, setting | {"encoded": report.encoded, "judged": judged.counts()}, {JUDGED: scores})
 
@@ -168,12 +168,12 @@ def _known_item_run(
         subject = known.subject(str(index))
         if before:
             check_comparable(before, subject)
-        tests = ask_known(known, _ranks(searcher, mode), _counting("questions", on_progress))
+        tests = ask_known(known, ranks(searcher, mode), counting("questions", on_progress))
         setting = setting_of(searcher.generation, mode, time.perf_counter() - started)
     return Run(subject, setting | {"sample": sample, "seed": seed}, tests)
 
 
-def _ranks(searcher: "Searcher", mode: "Mode") -> "Rank":
+def ranks(searcher: "Searcher", mode: "Mode") -> "Rank":
     """Return how an evaluation searches: as deep as one can page, each paper by itself."""
     return lambda query: searcher.ranked(query, mode)
 
@@ -192,7 +192,8 @@ def _kept_or_temporary(index: Path | None) -> Iterator[Path]:
             raise click.exceptions.Exit(INTERRUPTED) from None
 
 
-def _counting(what: str, on_progress: "Callable[[Progress], None]") -> Callable[[int, int], None]:
+def counting(what: str, on_progress: "Callable[[Progress], None]") -> Callable[[int, int], None]:
+    """Return what shows how many questions are done."""
     from semsearch.reindex import Progress
 
     return lambda done, of: on_progress(Progress(what, done, of, 0))

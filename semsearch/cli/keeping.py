@@ -1,4 +1,4 @@
-"""How is an index served, and how is it? `serve`, `stats`, `merge`, `verify`."""
+"""How is an index served, and how is it? `serve`, `stats`, `merge`."""
 
 import os
 from contextlib import suppress
@@ -108,7 +108,7 @@ def _admin_token(file: Path | None) -> str | None:
 @json_option
 def stats(index: Path, as_json: bool) -> None:
     """Show what the index holds and what made it."""
-    from semsearch.generation import IndexFolder, open_current
+    from semsearch.generation import STAGED, IndexFolder, open_current, spec_before, spec_of
     from semsearch.library import Library
 
     folder = IndexFolder(index)
@@ -121,6 +121,7 @@ def stats(index: Path, as_json: bool) -> None:
         truncated = library.truncated(live, number, manifest.encoder.max_tokens) if number else 0
         pending = library.last_seq() - manifest.last_seq
     disk_bytes = _disk_bytes(index)
+    staged, before = spec_of(folder, STAGED), spec_before(folder)
     result = {
         "papers": manifest.papers,
         "generation": manifest.generation,
@@ -130,6 +131,8 @@ def stats(index: Path, as_json: bool) -> None:
         "index_recipe": manifest.index_recipe,
         "text_recipe": manifest.text_recipe,
         "weak_below": manifest.weak_below and asdict(manifest.weak_below),
+        "staged": staged and staged.name,
+        "before": before and before.name,
         "truncated": truncated,
         "pending_changes": pending,
         "library": asdict(counts),
@@ -144,6 +147,10 @@ def stats(index: Path, as_json: bool) -> None:
     click.echo(
         f"model       {manifest.encoder.name} ({manifest.encoder.dimension} dimensions, {manifest.index_recipe})"
     )
+    if staged:
+        click.echo(f"staged      {staged.name}, which semsearch switch lets be live")
+    if before:
+        click.echo(f"before      {before.name}, to which semsearch rollback goes back")
     click.echo(
         f"truncated   {truncated:,} papers have more than the {manifest.encoder.max_tokens} tokens the model reads"
     )
@@ -179,25 +186,6 @@ def merge(index: Path, spare: int, as_json: bool) -> None:
     number, rows = generation.manifest.generation, [segment.rows for segment in generation.segments]
     result = {"merged": True, "generation": number, "segments": rows}
     say(result, as_json, f"generation {number} has segments of {', '.join(f'{count:,}' for count in rows)} rows")
-
-
-@click.command()
-@index_option
-@json_option
-def verify(index: Path, as_json: bool) -> None:
-    """Check every row, vector and file of the index, and that they agree. Exit code 1 if anything is wrong."""
-    from semsearch.generation import IndexFolder
-    from semsearch.verify import problems
-
-    found = list(problems(IndexFolder(index)))
-    if as_json:
-        print_json({"sound": not found, "problems": found})
-    else:
-        for line in found:
-            click.echo(line)
-        click.echo(f"{len(found)} problems" if found else "sound")
-    if found:
-        raise click.exceptions.Exit(1)
 
 
 def _disk_bytes(index: Path) -> int:

@@ -55,6 +55,16 @@ def device_option(command: _Command) -> _Command:
     )(command)
 
 
+def precision_option(command: _Command) -> _Command:
+    """Add --precision."""
+    return click.option(
+        "--precision",
+        type=click.Choice(["float32", "int8"]),
+        help="int8: a smaller, faster, slightly less exact network, calibrated on your papers; where the processor has "
+        "instructions for it.  [default: the index's, or float32]",
+    )(command)
+
+
 @dataclass(frozen=True, slots=True)
 class PageOptions:
     """Which part of an answer was asked for, and from which papers."""

@@ -76,6 +76,11 @@ class JudgedSet:
         questions = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         return Subject(self.name, self.corpus.sha256, questions, self.split)
 
+    @property
+    def relevant(self) -> set[str]:
+        """The ids of all papers that are relevant to some query."""
+        return {paper_id for grades in self.grades.values() for paper_id, grade in grades.items() if grade > 0}
+
     def counts(self) -> dict[str, int]:
         """Return what the scores rest on, and what of it is missing."""
         judged = [(paper_id, grade) for grades in self.grades.values() for paper_id, grade in grades.items()]

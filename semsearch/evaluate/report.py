@@ -7,14 +7,15 @@ from semsearch.evaluate.certainty import Comparison
 from semsearch.evaluate.runs import JUDGED, Run, compare_runs, interval_of, mean_of
 
 
-def table(run: Run, before: Run | None = None) -> str:
+def table(run: Run, before: Run | None = None, called: str = "before") -> str:
     """Return what was asked, and one line per figure in columns.
 
     :param before: an earlier run, to show its figures, the differences and their p-values.
+    :param called: what it is called in the table.
     """
     compared = compare_runs(run, before) if before else {}
-    titles = [_title(run)] + ([f"before: {_title(before)}"] if before else [])
-    return "\n".join([*titles, "", _aligned(_rows(run, compared))])
+    titles = [_title(run)] + ([f"{called}: {_title(before)}"] if before else [])
+    return "\n".join([*titles, "", _aligned(_rows(run, compared, called))])
 
 
 def _title(run: Run) -> str:
@@ -24,9 +25,9 @@ def _title(run: Run) -> str:
     return f"{name}: {setting['papers']:,} papers, {setting['mode']} search, {model}"
 
 
-def _rows(run: Run, compared: Mapping[str, Mapping[str, Comparison]]) -> list[list[str]]:
+def _rows(run: Run, compared: Mapping[str, Mapping[str, Comparison]], called: str) -> list[list[str]]:
     header = ["", "questions", "value", "95 % interval"]
-    rows = [header + (["before", "difference", "95 % interval", "p"] if compared else [])]
+    rows = [header + ([called, "difference", "95 % interval", "p"] if compared else [])]
     for test, scores in run.tests.items():
         for measure in scores.measures:
             name = measure if test == JUDGED else f"{test} {measure}"

@@ -19,12 +19,23 @@ opening.py     how the live one is found, verified and opened
 from semsearch.generation.drafts import Draft, MergeDraft, MergedSegment, SegmentDraft, check_space
 from semsearch.generation.folder import IndexFolder, current_generation
 from semsearch.generation.generation import Generation
-from semsearch.generation.opening import open_current, open_generation
+from semsearch.generation.opening import (
+    STAGED,
+    last_spec,
+    open_current,
+    open_generation,
+    open_staged,
+    set_aside,
+    space_of,
+    spec_before,
+    spec_of,
+)
 from semsearch.generation.segment import Segment
-from semsearch.generation.writing import KEEP_SECONDS, publish, write_merged
+from semsearch.generation.writing import KEEP_SECONDS, publish, stage, write_merged
 
 __all__ = [
     "KEEP_SECONDS",
+    "STAGED",
     "Draft",
     "Generation",
     "IndexFolder",
@@ -34,8 +45,15 @@ __all__ = [
     "SegmentDraft",
     "check_space",
     "current_generation",
+    "last_spec",
     "open_current",
     "open_generation",
+    "open_staged",
     "publish",
+    "set_aside",
+    "space_of",
+    "spec_before",
+    "spec_of",
+    "stage",
     "write_merged",
 ]

@@ -88,7 +88,7 @@ def write_lexical_index(temporary: Path, draft: Draft) -> tuple[LexicalIndex, di
     if parent is None:
         index = write_lexical(written, None, draft.newly_found(), ())
     else:
-        source = folder_of(parent, temporary) / LEXICAL
+        source = parent.folder / LEXICAL
         index = write_lexical(written, source, draft.newly_found(), draft.unfound)
     folder = written.rename(temporary / LEXICAL)  # a thread of tantivy's may look there once more, and leaves a lock
     for lock in folder.glob("*.lock"):
@@ -117,7 +117,7 @@ def link_segment(temporary: Path, name: str, parent: Generation) -> dict[str, Fi
     folder = f"segments/{name}/"
     linked = {file: record for file, record in parent.manifest.files.items() if file.startswith(folder)}
     for file, record in linked.items():
-        link_or_copy(folder_of(parent, temporary) / file, temporary / file, record)
+        link_or_copy(parent.folder / file, temporary / file, record)
     return linked
 
 
@@ -153,8 +153,3 @@ def check_written(temporary: Path, files: dict[str, FileRecord]) -> None:
     for name, record in files.items():
         if difference := digest_differs(temporary / name, record):
             raise SemsearchError(f"{temporary / name} {difference} right after it was written; check the disk")
-
-
-def folder_of(generation: Generation, temporary: Path) -> Path:
-    """Return where a published generation stands, beside the one that is being written."""
-    return temporary.parent / f"{generation.manifest.generation:06d}"

@@ -6,6 +6,8 @@ The only file that knows the names inside it:
     CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
     LOCK, REINDEX, MERGE       held by the one publisher, and for the whole of a reindex or of a merge
     merging/                   a segment that is being merged from several
+    staged/                    a generation that is not served: one of another model, to be compared and switched to
+    staging/                   what is being staged
     generations/000042/        manifest.json  tombstones.npy  works.npy  lexical/  segments/000041/
                                and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy, in a large one
                                lists.faiss
@@ -73,6 +75,16 @@ class IndexFolder:
     def merging(self) -> Path:
         """The folder of a segment that is being merged."""
         return self.path / "merging"
+
+    @property
+    def staged(self) -> Path:
+        """The folder of the generation that stands beside the live one, to be switched to."""
+        return self.path / "staged"
+
+    @property
+    def staging(self) -> Path:
+        """The folder in which a generation is being staged."""
+        return self.path / "staging"
 
     @property
     def generations(self) -> Path:

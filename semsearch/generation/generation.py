@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Generation:
         self,
         manifest: Manifest,
         name: tuple[int, str],
+        folder: Path,
         segments: Sequence[Segment],
         tombstones: NDArray[np.int64],
         work_pairs: NDArray[np.int64],
@@ -48,6 +50,8 @@ class Generation:
         """What CURRENT says when it means this generation: its number and its manifest's sha256."""
         self.unread: frozenset[str] = frozenset()
         """The files that were not read as a whole when it was opened, because it is so large."""
+        self.folder = folder
+        """Where its files stand."""
         self.segments = tuple(segments)
         self.tombstones = tombstones
         self.work_pairs = work_pairs

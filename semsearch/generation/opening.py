@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from semsearch.durable import FileRecord, digest_differs, exclusive_lock, size_differs, sync_folder
+from semsearch.encoders.model import EncoderSpec
 from semsearch.errors import GenerationDamageError, IndexBusyError, NoGenerationError, OldFormatError, SemsearchError
 from semsearch.generation.arrays import load_array
 from semsearch.generation.canaries import check_canary
@@ -28,6 +29,8 @@ from semsearch.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 READ_BEFORE_ANSWERING = 2 << 30  # bytes; more would keep a service from answering for too long
+STAGED = 0
+"""The number of a generation that is staged: it gets one of its own when it is published."""
 
 _NOT_AS_IT_SHOULD_BE = (ValueError, RuntimeError, IndexError, TypeError, AssertionError)
 """What numpy, FAISS and our own unpacking raise on files and manifests that say something impossible."""
@@ -37,6 +40,8 @@ def open_current(
     folder: IndexFolder, reuse: Generation | None = None, *, publishing: bool = False, whole: bool = True
 ) -> Generation:
     """Return the live generation, verified; where it is damaged, the newest older one that is not, loudly.
+
+    Only one of the same vector space stands in for it: damage shall not change the model.
 
     Damaged generations are moved to quarantine if nobody else is publishing; `publishing` says that the caller is, and
     holds the lock. Segments that `reuse` has open already, and that are the same files, are shared, not read again.
@@ -51,7 +56,11 @@ def open_current(
         candidates = [named[0], *(number for number in candidates if number < named[0])]
     damaged: list[tuple[int, str]] = []
     old: list[str] = []
+    space: str | None = None
     for number in candidates:
+        if space and space_of(folder, number) not in (None, space):
+            old.append(f"generation {number}: it was made with another model")
+            continue
         expected = named[1] if named and number == named[0] else None
         try:
             generation = open_generation(folder, number, expected, reuse, whole=whole)
@@ -62,6 +71,7 @@ def open_current(
             if current_generation(folder) != named:  # it may have been removed for its age, while it was read
                 return open_current(folder, reuse, publishing=publishing, whole=whole)
             logger.error("generation %d in %s is damaged: %s", number, folder.path, error)
+            space = space or space_of(folder, number)
             damaged.append((number, str(error)))
             continue
         if damaged or not named:
@@ -95,7 +105,30 @@ def open_generation(
         which is then told by `unread`, for whoever reads them while it answers.
     :raises GenerationDamageError: naming everything that is missing, foreign or different.
     """
-    path = folder.generation(number)
+    return _opened(folder.generation(number), number, manifest_sha256, reuse, whole)
+
+
+def open_staged(folder: IndexFolder) -> Generation:
+    """Return the generation that stands beside the live one, every file of it checked and its canaries asked.
+
+    :raises NoGenerationError: if there is none.
+    :raises GenerationDamageError: naming everything that is missing, foreign or different.
+    """
+    if not folder.staged.exists():
+        raise NoGenerationError(
+            f"nothing is staged in {folder.path}; build a generation of another model beside the live one with: "
+            f"semsearch stage --index {folder.path} MODEL"
+        )
+    return _opened(folder.staged, STAGED)
+
+
+def _opened(
+    path: Path,
+    number: int,
+    manifest_sha256: str | None = None,
+    reuse: Generation | None = None,
+    whole: bool = True,
+) -> Generation:
     try:
         return _open_verified(path, number, manifest_sha256, reuse, whole)
     except GenerationDamageError:
@@ -134,11 +167,49 @@ def _open_verified(
         if f"segments/{segment.name}" not in shared:
             check_segment(segment, manifest.encoder.dimension, vectors=whole)
     tombstones, pairs = (load_array(path / name) for name in (TOMBSTONES, WORKS))
-    generation = Generation(manifest, (number, sha256), segments, tombstones, pairs, lexical)
+    generation = Generation(manifest, (number, sha256), path, segments, tombstones, pairs, lexical)
     for canary in manifest.canaries:
         check_canary(generation, canary)
     generation.unread = frozenset() if whole else frozenset(to_read)
     return generation
+
+
+def spec_of(folder: IndexFolder, number: int) -> EncoderSpec | None:
+    """Return the vector space of this generation, by its manifest alone; None if that does not say."""
+    path = folder.generation(number) if number != STAGED else folder.staged
+    return _spec_at(path)
+
+
+def space_of(folder: IndexFolder, number: int) -> str | None:
+    """Return the fingerprint of what `spec_of` gives."""
+    spec = spec_of(folder, number)
+    return spec.fingerprint if spec else None
+
+
+def last_spec(folder: IndexFolder) -> EncoderSpec | None:
+    """Return the vector space that is, or was last, live, whatever is damaged; None if no manifest tells any more."""
+    named = current_generation(folder)
+    published = folder.published()
+    paths = [folder.generation(number) for number in ([named[0], *published] if named else published)]
+    paths += sorted((path for path in folder.quarantine.glob("*") if path.name[0].isdecimal()), reverse=True)
+    return next(filter(None, map(_spec_at, paths)), None)
+
+
+def spec_before(folder: IndexFolder) -> EncoderSpec | None:
+    """Return the vector space that was live before the present one, None if no generation of any is kept."""
+    named = current_generation(folder)
+    if named is None:
+        return None
+    present = space_of(folder, named[0])
+    specs = (spec_of(folder, number) for number in folder.published() if number < named[0])
+    return next((spec for spec in specs if spec and spec.fingerprint != present), None)
+
+
+def _spec_at(path: Path) -> EncoderSpec | None:
+    try:
+        return Manifest.from_bytes((path / MANIFEST).read_bytes()).encoder
+    except (OSError, SemsearchError):
+        return None
 
 
 def _shared_folders(one: Manifest, other: Manifest) -> set[str]:
@@ -166,21 +237,29 @@ def _different_files(path: Path, to_read: Mapping[str, FileRecord], manifest: Ma
         yield f"{name} does not belong there"
 
 
+def set_aside(folder: IndexFolder, path: Path) -> Path:
+    """Move what is damaged, or not where it belongs, to quarantine; return where it stands now.
+
+    The caller holds the lock of whoever else could move it.
+    """
+    folder.quarantine.mkdir(exist_ok=True)
+    moved = folder.quarantine / f"{path.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    path.rename(moved)
+    sync_folder(path.parent)
+    sync_folder(folder.quarantine)
+    return moved
+
+
 def _quarantine(folder: IndexFolder, numbers: Sequence[int], publishing: bool) -> None:
     """Move damaged generations aside, if nobody else is publishing; a later open will try again."""
     if not any(folder.generation(number).exists() for number in numbers):
         return
     try:
         with nullcontext() if publishing else exclusive_lock(folder.publish_lock, "quarantine"):
-            folder.quarantine.mkdir(exist_ok=True)
             for number in numbers:
                 path = folder.generation(number)
                 if path.exists():
-                    moved = folder.quarantine / f"{number:06d}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-                    path.rename(moved)
-                    logger.error("moved generation %d to %s", number, moved)
-            sync_folder(folder.generations)
-            sync_folder(folder.quarantine)
+                    logger.error("moved generation %d to %s", number, set_aside(folder, path))
     except IndexBusyError:
         logger.warning("the damaged generations stay where they are while another process publishes")
     except OSError as error:

@@ -15,15 +15,15 @@ from semsearch.durable import FileRecord, replace_file, sync_folder, sync_tree, 
 from semsearch.generation.canaries import canaries_of, check_canary, make_canaries
 from semsearch.generation.drafts import Draft, MergeDraft, MergedSegment, SegmentDraft, check_space
 from semsearch.generation.files import (
-    folder_of,
     link_or_copy,
     link_segment,
     write_lexical_index,
     write_row_lists,
     write_segment,
 )
-from semsearch.generation.folder import LEXICAL, MANIFEST, MERGED, IndexFolder, current_line
+from semsearch.generation.folder import LEXICAL, MANIFEST, MERGED, IndexFolder, current_generation, current_line
 from semsearch.generation.generation import Generation, rows_in
+from semsearch.generation.opening import STAGED, space_of
 from semsearch.generation.segment import Segment
 from semsearch.manifest import Manifest
 from semsearch.works import pairs_between, pairs_within
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 15 * 60
 KEEP_AT_LEAST = 2
+KEEP_OTHER_SECONDS = 30 * 86_400
+"""For so long the newest generation of another vector space is kept, to go back to at once."""
 _OPENING_SECONDS = 60
 
 
@@ -59,10 +61,36 @@ def publish(folder: IndexFolder, draft: Draft | MergeDraft) -> Generation:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    generation.folder = target
     sync_folder(folder.generations)
     replace_file(folder.current, current_line(*generation.name))
     _remove_old(folder, number)
     logger.info("published generation %d with %d papers", number, generation.papers)
+    return generation
+
+
+def stage(folder: IndexFolder, draft: Draft) -> Generation:
+    """Write and verify a generation beside the live one, in place of one that was staged before; return it open.
+
+    The caller holds the reindex lock. Nobody waits for this: it is written where publishes leave it alone, and nothing
+    serves it, or falls back on it.
+
+    :raises SemsearchError: if the disk has not enough space, or what was written does not read back.
+    """
+    check_space(folder, draft.added)
+    shutil.rmtree(folder.staging, ignore_errors=True)  # what a killed run left
+    new = folder.staging / "new"
+    (new / "segments").mkdir(parents=True)
+    try:
+        generation = _write(new, STAGED, draft)
+        if folder.staged.exists():
+            folder.staged.rename(folder.staging / "old")
+        new.rename(folder.staged)
+        sync_folder(folder.path)
+    finally:
+        shutil.rmtree(folder.staging, ignore_errors=True)
+    generation.folder = folder.staged
+    logger.info("staged a generation of %s with %d papers", draft.encoder.name, generation.papers)
     return generation
 
 
@@ -95,7 +123,7 @@ def _write(temporary: Path, number: int, draft: Draft) -> Generation:
         files=files,
         canaries=(),
     )
-    generation = Generation(manifest, (number, ""), segments, draft.tombstones, pairs, lexical)
+    generation = Generation(manifest, (number, ""), temporary, segments, draft.tombstones, pairs, lexical)
     canaries = canaries_of(generation, draft)
     generation.manifest = replace(manifest, canaries=canaries, weak_below=draft.weak_below(generation))
     return _named(temporary, generation)
@@ -114,7 +142,7 @@ def _write_merge(temporary: Path, number: int, draft: MergeDraft) -> Generation:
     files = {file: record for file, record in parent.manifest.files.items() if file.startswith(f"{LEXICAL}/")}
     (temporary / LEXICAL).mkdir()
     for file, record in files.items():
-        link_or_copy(folder_of(parent, temporary) / file, temporary / file, record)
+        link_or_copy(parent.folder / file, temporary / file, record)
     before, after = parent.segments[:first], parent.segments[first + len(merged.replaces) :]
     for segment in (*before, *after):
         files |= link_segment(temporary, segment.name, parent)
@@ -134,7 +162,7 @@ def _write_merge(temporary: Path, number: int, draft: MergeDraft) -> Generation:
         segments=tuple(segment.record for segment in segments),
         files=files,
     )
-    generation = Generation(manifest, (number, ""), segments, tombstones, pairs, parent.lexical)
+    generation = Generation(manifest, (number, ""), temporary, segments, tombstones, pairs, parent.lexical)
     if merged.record.probing:  # which nearly, but not quite, finds what other lists did
         generation.manifest = replace(manifest, canaries=tuple(make_canaries(generation)))
     for canary in generation.manifest.canaries:
@@ -174,14 +202,28 @@ def _new_pairs(segments: Sequence[Segment]) -> NDArray[np.int64]:
 def _remove_abandoned(folder: IndexFolder) -> None:
     for path in folder.generations.glob("*.tmp"):  # we hold the lock, so nobody is writing them
         shutil.rmtree(path)
+    named = current_generation(folder)
+    newer = [number for number in folder.published() if named and number > named[0]]
+    space = space_of(folder, named[0]) if named and newer else None
+    for number in newer:  # of a switch that was ended before CURRENT named it: to be forgotten, not gone back to
+        if space and space_of(folder, number) not in (None, space):
+            _remove(folder, folder.generation(number))
 
 
 def _remove_old(folder: IndexFolder, live: int) -> None:
     """Remove what is old, and of what came in quick succession all but the last of each minute.
 
-    Whoever began to open a generation has at least a minute for it.
+    Whoever began to open a generation has at least a minute for it. The newest of another vector space stays for a
+    month, so that a change of model can be taken back at once. A staged generation goes when one of its space is live.
     """
+    space = space_of(folder, live)
+    try:
+        if folder.staged.exists() and space_of(folder, STAGED) == space:
+            _remove(folder, folder.staged)
+    except OSError as error:
+        logger.warning("what was staged could not be removed: %s", error)
     minutes: set[int] = set()
+    has_other = False
     for number in folder.published()[KEEP_AT_LEAST:]:
         path = folder.generation(number)
         try:
@@ -189,12 +231,20 @@ def _remove_old(folder: IndexFolder, live: int) -> None:
             age, minute = time.time() - published, int(published // 60)
             superseded = minute in minutes and age > _OPENING_SECONDS
             minutes.add(minute)
-            if number != live and (superseded or age > KEEP_SECONDS):
-                abandoned = path.with_suffix(".tmp")
-                path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
-                shutil.rmtree(abandoned)
+            if number == live or not (superseded or age > KEEP_SECONDS):
+                continue
+            if space and not has_other and age < KEEP_OTHER_SECONDS and space_of(folder, number) not in (None, space):
+                has_other = True
+                continue
+            _remove(folder, path)
         except OSError as error:
             logger.warning("generation %d could not be removed: %s", number, error)
+
+
+def _remove(folder: IndexFolder, path: Path) -> None:
+    abandoned = folder.generations / f"{path.name}.tmp"
+    path.rename(abandoned)  # first the name, so that a half-removed folder never looks like a generation
+    shutil.rmtree(abandoned)
 
 
 def _quarantined(folder: IndexFolder) -> list[int]:

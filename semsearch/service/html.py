@@ -24,6 +24,11 @@ UI_HEADERS = {  # X-Content-Type-Options and Cross-Origin-Resource-Policy come w
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "()",
 }
+_NO_CHARACTERS = dict.fromkeys(
+    (*range(0xFDD0, 0xFDF0), *(plane + end for plane in range(0, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF))),
+    "\ufffd",
+)
+"""What Unicode will never make a character of, and no page may hold."""
 _HERE = Path(__file__).parent
 STYLE = (_HERE / "static" / "style.css").read_text(encoding="utf-8")
 
@@ -61,4 +66,4 @@ def render(
     """Return the page made of this template and these values."""
     phrase = HTTPStatus(status).phrase
     text = _environment.get_template(template).render(status=status, phrase=phrase, **values)
-    return HTMLResponse(text, status, dict(headers or {}) | UI_HEADERS)
+    return HTMLResponse(text.translate(_NO_CHARACTERS), status, dict(headers or {}) | UI_HEADERS)

@@ -29,7 +29,7 @@ from semsearch.errors import (
     NotEncodedError,
     SemsearchError,
 )
-from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, open_current
+from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, last_spec, open_current
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, publish_pending
 from semsearch.search import Searcher
@@ -275,12 +275,14 @@ class LiveSearcher:
     def _look(self) -> None:
         """Bring the searcher up to what CURRENT names and the library holds, if there may be anything new."""
         named = current_generation(self._folder)
-        if named == self._seen and not self._is_due():
+        same_library = self._is_library_in_use()
+        if named == self._seen and same_library and not self._is_due():
             return
         anew = self._is_distrusted
         was_dirty, self._is_dirty = self._is_dirty, False  # before looking: what is committed from now on makes it true
         try:
-            if named == self._seen and was_dirty and self._searcher and self._state.status == "ready" and not anew:
+            ready = self._searcher and self._state.status == "ready" and not anew
+            if named == self._seen and same_library and was_dirty and self._searcher and ready:
                 self._publish_at = time.monotonic() + _PUBLISH_SECONDS
                 behind = self._extend(self._searcher)
             else:
@@ -339,11 +341,21 @@ class LiveSearcher:
             self._reported = ""
         return behind
 
+    def _is_library_in_use(self) -> bool:
+        """Return whether the library that was opened last is the one in the folder, or there is none."""
+        if self._library_file is None:
+            return True
+        try:
+            found = self._folder.library.stat()
+        except FileNotFoundError:
+            return True
+        return (found.st_dev, found.st_ino) == self._library_file
+
     def _opened_library(self) -> Library:
         """Return the library, opened again if the index was made anew: its rows must not join to the old one."""
         self._folder.check_exists()
-        found = self._folder.library.stat()
-        if (found.st_dev, found.st_ino) != self._library_file:
+        if self._library_file is None or not self._is_library_in_use():
+            found = self._folder.library.stat()
             self._libraries.append(Library.open(self._folder.library))
             self._library_file = (found.st_dev, found.st_ino)
         return self._libraries[-1]
@@ -394,10 +406,12 @@ class LiveSearcher:
         """
         try:
             return publish_pending(self._folder, library, spec, parent, most_merged=most_merged)
-        except NotEncodedError:  # a reindex for another model has brought new papers
-            if parent is None or self._searcher is None:
+        except NotEncodedError:  # a reindex for another model has brought new papers, or the model has been changed
+            if parent is None:
                 raise
-            encode_strays(library, self._searcher.encoder, parent.manifest.last_seq, _MOST_STRAYS)
+            in_use = self._searcher.encoder if self._searcher else None
+            encoder = self._models.encoder_for(parent.manifest.encoder, in_use)
+            encode_strays(library, encoder, parent.manifest.last_seq, _MOST_STRAYS)
             return publish_pending(self._folder, library, spec, parent, most_merged=most_merged)
 
     def _check_nobody_writes(self) -> None:
@@ -406,7 +420,10 @@ class LiveSearcher:
                 pass
 
     def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec | None:
-        return None if generation else self._models.spec_of(library.main_encoder() or DEFAULT_MODEL)
+        if generation:
+            return None
+        made_by = last_spec(self._folder)
+        return self._models.spec_of((made_by.name if made_by else library.main_encoder()) or DEFAULT_MODEL)
 
     def _swap(self, library: Library, generation: Generation, anew: bool = False) -> None:
         in_use = self._searcher.encoder if self._searcher else None

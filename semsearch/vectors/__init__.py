@@ -3,6 +3,7 @@
 ```
 mapping.py   how a file of vectors is opened
 selection.py which rows may be found
+mapping.py   a file of faiss's, mapped within limits
 flat.py      every vector of a segment as it is: written, mapped, scanned; the answers are exact
 lists.py     the same rows in inverted lists, one bit for each number: a few of the lists are looked through
 tuning.py    how many lists must be looked through, measured against the exact answers

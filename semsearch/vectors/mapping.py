@@ -1,24 +1,31 @@
-"""How does FAISS map a file, and what does it say when the system does not let it?"""
+"""How is a file of faiss's mapped, if it may say anything of itself, and what if the system does not let it be?"""
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import faiss
 
+_ONE_AT_A_TIME = threading.Lock()  # the limits are those of the whole process
+
 
 def mapped(path: Path) -> Any:
-    """Return the index in this file, mapped read-only; the file must already have passed its digest.
+    """Return the index in a file, mapped read-only; nothing in it may be larger, or more often, than it has bytes.
 
-    FAISS checks little of what it reads.
+    The file must already have passed its digest: FAISS checks little of what it reads.
 
-    :raises OSError: if the system does not let it read, which FAISS says in words alone.
+    :raises OSError: if the system does not let it be read, which FAISS says in words alone.
     """
-    try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        for code in errno.errorcode:
-            if str(error).endswith(f": {os.strerror(code)}"):
-                raise OSError(code, os.strerror(code), str(path)) from error
-        raise
+    size = path.stat().st_size
+    with _ONE_AT_A_TIME:
+        faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_loop_limit(size)
+        try:
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            for code in errno.errorcode:
+                if str(error).endswith(f": {os.strerror(code)}"):
+                    raise OSError(code, os.strerror(code), str(path)) from error
+            raise

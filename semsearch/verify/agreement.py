@@ -1,4 +1,4 @@
-"""Is everything that this index holds what was written, and do its parts agree?"""
+"""Do a generation and its library agree, row by row?"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.columns import Columns, Facet, facets, write_columns
-from semsearch.errors import LibraryDamageError, NotEncodedError, OldFormatError, SemsearchError
+from semsearch.errors import LibraryDamageError, NotEncodedError
 from semsearch.filters import fold_label
-from semsearch.generation import Generation, IndexFolder, current_generation, open_generation
+from semsearch.generation import Generation
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, papers_at
 from semsearch.queries import LexicalQuery, Part
@@ -19,46 +19,11 @@ from semsearch.queries import LexicalQuery, Part
 _EVERY_VALUE = 2**31
 
 
-def problems(folder: IndexFolder) -> Iterator[str]:
-    """Yield one line for everything that is damaged or disagrees; nothing for a sound index.
+def disagreements(library: Library, generation: Generation) -> Iterator[str]:
+    """Yield one line for everything in which a generation is not what the library makes of it.
 
-    Reads every row and vector of the library, every file of every generation, and compares the live generation with the
-    library row by row: the same papers, bit-identical vectors, the same papers in the lexical index, columns that count
-    the same. Changes nothing.
-
-    :raises IndexMissingError: if there is no index in the folder.
+    :raises LibraryDamageError: if the library has lost changes.
     """
-    folder.check_exists()
-    live = None
-    named = current_generation(folder)
-    if named is None and folder.published():
-        yield f"CURRENT is missing or unreadable; publish again with: {folder.command}"
-    if named and named[0] not in folder.published():
-        yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: {folder.command}"
-    for number in folder.published():
-        is_live = named is not None and number == named[0]
-        try:
-            generation = open_generation(folder, number, named[1] if named and is_live else None)
-        except OldFormatError as error:
-            if is_live:  # else it waits to be removed, and is no loss
-                yield f"generation {number}: {error}; make it anew, without encoding, with: {folder.command}"
-        except SemsearchError as error:
-            if folder.generation(number).exists():  # else it was removed for its age meanwhile
-                yield f"generation {number}: {error}"
-        else:
-            live = generation if is_live else live
-    try:
-        with Library.open(folder.library) as library:
-            for line in library.damage():
-                yield f"library: {line}"
-            if live:
-                for line in _disagreements(library, live):
-                    yield f"generation {live.manifest.generation}: {line}"
-    except SemsearchError as error:
-        yield f"library: {error}"
-
-
-def _disagreements(library: Library, generation: Generation) -> Iterator[str]:
     manifest = generation.manifest
     check_made_from(library, generation)
     mine, theirs = generation.live_seqs(), library.all_live_seqs(manifest.last_seq)

@@ -8,8 +8,8 @@ Every row and every vector carries a digest that is checked whenever it is read,
 bit only by luck.
 """
 
-import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -20,102 +20,43 @@ from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from semsearch.durable import make_folder, name_file, sync_file, sync_folder
-from semsearch.errors import (
-    IndexBusyError,
-    IndexMissingError,
-    KeyUsedError,
-    LibraryDamageError,
-    NotEncodedError,
-    SemsearchError,
+from semsearch.errors import IndexBusyError, IndexMissingError, KeyUsedError, LibraryDamageError, SemsearchError
+from semsearch.library import condition
+from semsearch.library.file import RECEIPTS, connected, explained
+from semsearch.library.rows import (
+    CHANGE_COLUMNS,
+    DELETION,
+    HEAD_COLUMNS,
+    PURGED,
+    VERSION,
+    Embedding,
+    Head,
+    Receipt,
+    Version,
+    bare_row,
+    check_change,
+    checked_head,
+    checked_vector,
+    embedding_row,
+    is_receipt,
+    receipt_digest,
+    version_of,
+    version_row,
 )
 from semsearch.papers import Paper
 
-FORMAT_VERSION = 1
-_APPLICATION_ID = 0x53656D53  # "SemS", so that `file` and we can tell a library from any other SQLite file
-_BUSY_TIMEOUT_MILLISECONDS = 30_000
 _IDS_PER_QUERY = 1_000
 _ROWS_PER_READ = 2_000
 _NO_END = 2**62  # greater than any seq
 _DAYS_OF_RECEIPTS = 8
 _SECONDS_PER_DAY = 86_400
-
-DELETION, VERSION, PURGED = 0, 1, 2
-
-_RECEIPTS = """
-CREATE TABLE IF NOT EXISTS receipts (
-    key     TEXT PRIMARY KEY,
-    request BLOB NOT NULL,            -- digest of what was sent under this key
-    answer  TEXT NOT NULL,
-    day     INTEGER NOT NULL,         -- on which it was given, counted from 1970
-    digest  BLOB NOT NULL             -- of all the above
-) WITHOUT ROWID;
-"""
-"""A table that a library gets with its first receipt: most never do."""
-
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS changes (
-    seq            INTEGER PRIMARY KEY,
-    kind           INTEGER NOT NULL,  -- {DELETION} deletion, {VERSION} version, {PURGED} purged version
-    paper_id       TEXT NOT NULL,
-    origin         TEXT NOT NULL,     -- the import that this change came by
-    content_digest BLOB,              -- names the content: equal digests, unchanged paper; NULL unless a version
-    head_digest    BLOB NOT NULL,     -- of all the above, so that the index, which repeats it, is checked as well
-    text_digest    BLOB,              -- names the text that is embedded
-    content        TEXT,              -- the paper as canonical JSON
-    digest         BLOB NOT NULL      -- of all the above, to notice damage
-);
-CREATE INDEX IF NOT EXISTS changes_by_paper ON changes (paper_id, origin, seq, kind, content_digest, head_digest);
-CREATE TABLE IF NOT EXISTS encoders (
-    encoder     INTEGER PRIMARY KEY,
-    fingerprint TEXT NOT NULL UNIQUE,
-    name        TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS embeddings (
-    embedding   INTEGER PRIMARY KEY,
-    encoder     INTEGER NOT NULL REFERENCES encoders,
-    text_digest BLOB NOT NULL,
-    tokens      INTEGER NOT NULL,     -- of the whole text, before the encoder's limit cuts it
-    vector      BLOB NOT NULL,        -- float32, little-endian
-    digest      BLOB NOT NULL,
-    UNIQUE (encoder, text_digest)
-);
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """One vector, shape (dimension,), float32, unit length, of the text with this digest; `tokens` before any cut."""
-
-    text_digest: bytes
-    vector: NDArray[np.float32]
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version of a paper as the library holds it."""
-
-    seq: int
-    paper: Paper
-    text_digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What was answered to a request, named by its sender's key and by the digest of what was sent."""
-
-    key: str
-    request: bytes
-    answer: str
+_PAGES_PER_STEP = 2_000  # of 4 KB
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +68,6 @@ class LibraryCounts:
     embeddings: int
 
 
-def text_digest(text: str) -> bytes:
-    """Return the 16 bytes that name this exact text: the head of its SHA-256."""
-    return hashlib.sha256(text.encode()).digest()[:16]
-
-
 class Library:
     """All papers of one index; safe to share between threads, and between processes through the file."""
 
@@ -139,6 +75,7 @@ class Library:
         """Take over an open connection; use `open` or `create`."""
         self.path = path
         self._connection = connection
+        self._file = path.stat()
         self._lock = threading.RLock()
         self._is_log_named = False
 
@@ -185,25 +122,7 @@ class Library:
 
     @classmethod
     def _connected(cls, path: Path, *, may_create: bool) -> "Library":
-        with _explained(path):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        connection.text_factory = _tolerant_text
-        try:
-            with _explained(path):
-                connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MILLISECONDS}")
-                _check_format(connection, path, may_be_empty=may_create)
-                _use_write_ahead_log(connection, path)
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA fullfsync = ON")  # macOS: its fsync alone does not reach the disk
-                connection.execute("PRAGMA checkpoint_fullfsync = ON")
-                connection.execute("PRAGMA secure_delete = ON")  # purged text must not survive in free pages
-                connection.execute("PRAGMA temp_store = FILE")  # a run's list of seen ids may outgrow memory
-                if may_create and _is_empty(connection):
-                    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        except BaseException:
-            connection.close()
-            raise
-        return cls(path, connection)
+        return cls(path, connected(path, may_create=may_create))
 
     def close(self) -> None:
         """Close the file; the library cannot be used afterwards."""
@@ -232,16 +151,16 @@ class Library:
         """Append one version per paper together with the embeddings that were computed for them."""
         with self._transaction() as cursor:
             first_seq = self._last_seq(cursor) + 1
-            cursor.executemany(_INSERT_EMBEDDING, [_embedding_row(encoder, embedding) for embedding in embeddings])
+            cursor.executemany(_INSERT_EMBEDDING, [embedding_row(encoder, embedding) for embedding in embeddings])
             cursor.executemany(
                 _INSERT_CHANGE,
-                [_version_row(seq, paper, origin) for seq, paper in enumerate(papers, first_seq)],
+                [version_row(seq, paper, origin) for seq, paper in enumerate(papers, first_seq)],
             )
 
     def add_embeddings(self, embeddings: Iterable[Embedding], encoder: int) -> None:
         """Store embeddings of texts that the library already holds."""
         with self._transaction() as cursor:
-            cursor.executemany(_INSERT_EMBEDDING, [_embedding_row(encoder, embedding) for embedding in embeddings])
+            cursor.executemany(_INSERT_EMBEDDING, [embedding_row(encoder, embedding) for embedding in embeddings])
 
     def keep_receipt(self, receipt: Receipt) -> None:
         """Remember what was answered, for a week at least.
@@ -251,23 +170,23 @@ class Library:
         today = int(time.time() // _SECONDS_PER_DAY)
         row = (receipt.key, receipt.request, receipt.answer, today)
         with self._transaction() as cursor:
-            cursor.execute(_RECEIPTS)
+            cursor.execute(RECEIPTS)
             cursor.execute("DELETE FROM receipts WHERE day < ?", (today - _DAYS_OF_RECEIPTS,))
             cursor.execute(
-                "INSERT INTO receipts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (*row, _receipt_digest(*row))
+                "INSERT INTO receipts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (*row, receipt_digest(*row))
             )
             if not cursor.rowcount:
                 raise KeyUsedError(f"the key {receipt.key!r} was used by another request meanwhile; send it again")
 
     def receipt(self, key: str) -> Receipt | None:
         """Return what was answered under this key, None if nothing was."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             if not self._has_receipts():
                 return None
             row = self._connection.execute("SELECT * FROM receipts WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
-        if not _matches(row[4], _receipt_digest, row[:4]):
+        if not is_receipt(row):
             raise LibraryDamageError(f"{self.path}: the receipt of a request fails its digest; use another key")
         return Receipt(*row[:3])
 
@@ -287,7 +206,7 @@ class Library:
                 for head in self._heads(batch):
                     if head.kind == VERSION and origin in (None, head.origin):
                         seq += 1
-                        cursor.execute(_INSERT_CHANGE, _bare_row(seq, DELETION, head.paper_id, head.origin))
+                        cursor.execute(_INSERT_CHANGE, bare_row(seq, DELETION, head.paper_id, head.origin))
                         deleted[head.paper_id] = None
         return list(deleted)
 
@@ -307,9 +226,9 @@ class Library:
             ).fetchall()
             for seq, paper_id, origin, _ in rows:
                 cursor.execute("DELETE FROM changes WHERE seq = ?", (seq,))
-                cursor.execute(_INSERT_CHANGE, _bare_row(seq, PURGED, paper_id, origin))
+                cursor.execute(_INSERT_CHANGE, bare_row(seq, PURGED, paper_id, origin))
             cursor.execute(_DELETE_ORPHANS, {"texts": json.dumps(sorted({row[3] for row in rows}))})
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             # Splitting and merging pages leaves copies of rows behind that secure_delete does not know of.
             self._connection.execute("VACUUM")
             busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -334,7 +253,7 @@ class Library:
 
     def known_encoder(self, fingerprint: str) -> int | None:
         """Return the library's number for the encoder with this fingerprint, None if it has never met it."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             row = self._connection.execute(
                 "SELECT encoder FROM encoders WHERE fingerprint = ?", (fingerprint,)
             ).fetchone()
@@ -344,7 +263,7 @@ class Library:
 
     def start_sightings(self) -> None:
         """Forget which papers were seen, at the start of a run."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             self._connection.execute("DROP TABLE IF EXISTS temp.sightings")
             self._connection.execute(
                 "CREATE TEMP TABLE sightings (origin TEXT, paper_id TEXT, place TEXT, PRIMARY KEY (origin, paper_id))"
@@ -374,9 +293,9 @@ class Library:
 
     def unsighted(self, origin: str) -> list[str]:
         """Return the ids that this import holds in the library but that this run did not see."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE origin = :origin AND "
+                f"SELECT {HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE origin = :origin AND "
                 "paper_id NOT IN (SELECT paper_id FROM temp.sightings WHERE origin = :origin)"
                 " ORDER BY paper_id, origin, seq",
                 {"origin": origin},
@@ -385,9 +304,17 @@ class Library:
 
     # Reading
 
+    def check_in_place(self) -> None:
+        """Do nothing if this is the file that stands at its path.
+
+        :raises IndexBusyError: if another was put there since it was opened: what comes next is for that.
+        """
+        if not self.path.exists() or not os.path.samestat(self.path.stat(), self._file):
+            raise IndexBusyError(f"another library was put into the place of {self.path}; run the same command again")
+
     def last_seq(self) -> int:
         """Return the seq of the newest change, 0 for an empty library."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             return self._last_seq(self._connection.cursor())
 
     def change_name(self, seq: int) -> str:
@@ -401,15 +328,15 @@ class Library:
         return (row[5].hex() == name or row[1] == PURGED) if row else not name
 
     def _head_row(self, seq: int) -> Any:
-        with self._lock, _explained(self.path):
-            rows = self._connection.execute(f"SELECT {_HEAD_COLUMNS} FROM changes c WHERE seq = ?", (seq,)).fetchall()
+        with self._lock, explained(self.path):
+            rows = self._connection.execute(f"SELECT {HEAD_COLUMNS} FROM changes c WHERE seq = ?", (seq,)).fetchall()
         for _ in self._checked_heads(rows):
             return rows[0]
         return None
 
     def counts(self) -> LibraryCounts:
         """Return how much the library holds."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             papers = len(self.all_live_seqs(self.last_seq()))
             row = self._connection.execute(
                 "SELECT (SELECT count(*) FROM changes), (SELECT count(*) FROM embeddings)"
@@ -441,9 +368,9 @@ class Library:
         :raises LibraryDamageError: if any change up to there is damaged or missing.
         """
         tally = _Tally(0, up_to)
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE seq <= ? "
+                f"SELECT {HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE seq <= ? "
                 "ORDER BY paper_id, origin, seq",
                 (up_to,),
             )
@@ -454,7 +381,7 @@ class Library:
 
     def main_encoder(self) -> str | None:
         """Return the name of the encoder that most embeddings come from, None if there are no embeddings."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             row = self._connection.execute(
                 "SELECT name FROM embeddings JOIN encoders USING (encoder) "
                 "GROUP BY encoder ORDER BY count(*) DESC LIMIT 1"
@@ -466,7 +393,7 @@ class Library:
 
         Not only of the live ones: a version of another import comes back to life when the live one is deleted.
         """
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
                 f"SELECT seq, paper_id FROM changes c WHERE seq > ? AND kind = {VERSION} AND NOT EXISTS "
                 "(SELECT 1 FROM embeddings e WHERE e.encoder = ? AND e.text_digest = c.text_digest)",
@@ -484,9 +411,9 @@ class Library:
         """
         tally = _Tally(seq, up_to)
         touched: dict[str, list[int]] = {}
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE paper_id IN "
+                f"SELECT {HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE paper_id IN "
                 "(SELECT paper_id FROM changes WHERE seq > ? AND seq <= ?) AND seq <= ?",
                 (seq, up_to, up_to),
             )
@@ -502,9 +429,9 @@ class Library:
 
     def versions_of(self, paper_id: str) -> list[int]:
         """Return the seqs of all versions of this paper that still have their text, oldest first."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE paper_id = ?", (paper_id,)
+                f"SELECT {HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper WHERE paper_id = ?", (paper_id,)
             ).fetchall()
         return sorted(head.seq for head in self._checked_heads(rows) if head.kind == VERSION)
 
@@ -513,47 +440,52 @@ class Library:
 
         :raises LibraryDamageError: naming the paper, if a row fails its digest or is not there.
         """
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c WHERE seq IN (SELECT value FROM json_each(?))",
+                f"SELECT {HEAD_COLUMNS} FROM changes c WHERE seq IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(seqs)),),
             ).fetchall()
         if lost := set(seqs) - {row[0] for row in rows}:
             raise self._lost(lost)
         return {head.seq: head.paper_id for head in self._checked_heads(rows)}
 
-    def _heads(self, paper_ids: Sequence[str], up_to: int | None = None) -> list["_Head"]:
+    def _heads(self, paper_ids: Sequence[str], up_to: int | None = None) -> list["Head"]:
         """Return the last change of each import to each of these papers, up to seq `up_to` if that is given."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper {_WHERE_IDS} AND seq <= ? "
+                f"SELECT {HEAD_COLUMNS} FROM changes c INDEXED BY changes_by_paper {_WHERE_IDS} AND seq <= ? "
                 "ORDER BY paper_id, origin, seq",
                 (json.dumps(list(paper_ids)), _NO_END if up_to is None else up_to),
             ).fetchall()
         return list(_last_of_each(self._checked_heads(rows)))
 
-    def _checked_heads(self, rows: Iterable[Sequence[Any]]) -> Iterator["_Head"]:
+    def _checked_heads(self, rows: Iterable[Sequence[Any]]) -> Iterator["Head"]:
         for row in rows:
-            head = _Head(*row[:5])
-            if not _matches(row[5], _head_digest, head):
-                raise LibraryDamageError(_damaged_row(self.path, head.paper_id, head.seq))
-            yield head
+            yield checked_head(row, self.path)
+
+    def purged_among(self, seqs: Sequence[int]) -> list[int]:
+        """Return which of these versions have been purged, ascending."""
+        rows = self._rows(
+            f"SELECT seq FROM changes WHERE kind = {PURGED} AND seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
+            (json.dumps(list(seqs)),),
+        )
+        return [row[0] for row in rows]
 
     def versions_at(self, seqs: Sequence[int]) -> dict[int, Version]:
         """Return the versions with these seqs; purged ones are left out.
 
         :raises LibraryDamageError: naming the paper, if a row fails its digest or is not there.
         """
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_CHANGE_COLUMNS} FROM changes c WHERE seq IN (SELECT value FROM json_each(?))",
+                f"SELECT {CHANGE_COLUMNS} FROM changes c WHERE seq IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(seqs)),),
             ).fetchall()
         if lost := set(seqs) - {row[0] for row in rows}:
             raise self._lost(lost)
         for row in rows:
-            _check_change(row, self.path)
-        return {row[0]: _version(row, self.path) for row in rows if row[1] != PURGED}
+            check_change(row, self.path)
+        return {row[0]: version_of(row, self.path) for row in rows if row[1] != PURGED}
 
     def _lost(self, seqs: set[int]) -> LibraryDamageError:
         return LibraryDamageError(
@@ -563,7 +495,7 @@ class Library:
     def missing_texts(self, texts: Sequence[bytes], encoder: int) -> set[bytes]:
         """Return those of these text digests for which this encoder has no embedding yet."""
         present: set[bytes] = set()
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             for batch in _batches(list(texts), 500):
                 marks = ",".join("?" * len(batch))
                 rows = self._connection.execute(
@@ -579,21 +511,21 @@ class Library:
         :raises LibraryDamageError: naming the paper, if a row or a vector is missing or fails its digest.
         """
         for batch in _batches(list(seqs), _ROWS_PER_READ):
-            with self._lock, _explained(self.path):
+            with self._lock, explained(self.path):
                 rows = self._connection.execute(
-                    f"SELECT {_CHANGE_COLUMNS}, e.vector, e.tokens, e.digest FROM changes c LEFT JOIN embeddings e "
+                    f"SELECT {CHANGE_COLUMNS}, e.vector, e.tokens, e.digest FROM changes c LEFT JOIN embeddings e "
                     "ON e.encoder = ? AND e.text_digest = c.text_digest"
                     " WHERE c.seq IN (SELECT value FROM json_each(?))",
                     (encoder, json.dumps(batch)),
                 ).fetchall()
-            vectors = {row[0]: _checked_vector(row, encoder, self.path) for row in rows}
+            vectors = {row[0]: checked_vector(row, encoder, self.path) for row in rows}
             if lost := set(batch) - set(vectors):
                 raise self._lost(lost)
             yield np.array(batch, dtype=np.int64), np.stack([vectors[seq] for seq in batch])
 
     def truncated(self, seqs: Sequence[int], encoder: int, max_tokens: int) -> int:
         """Return how many of these versions have more tokens than the encoder reads."""
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             total = 0
             for batch in _batches(list(seqs), _ROWS_PER_READ):
                 total += self._connection.execute(
@@ -606,57 +538,53 @@ class Library:
 
     def damage(self) -> Iterator[str]:
         """Yield one line for everything in the file that is not what was written; nothing for a sound library."""
-        try:
-            with self._lock, _explained(self.path):
-                found = [row[0] for row in self._connection.execute("PRAGMA integrity_check(20)").fetchall()]
-                last = self._last_seq(self._connection.cursor())
-            yield from (f"SQLite: {line}" for line in found if line != "ok")
-            for start in range(1, last + 1, _ROWS_PER_READ):
-                yield from self._damaged_changes(start, min(last, start + _ROWS_PER_READ - 1))
-            yield from self._damaged_embeddings()
-            yield from self._damaged_receipts()
-        except SemsearchError as error:
-            yield f"{error}; what comes after it could not be read"
+        return condition.damage(self._rows, self.path)
 
-    def _damaged_changes(self, first: int, last: int) -> Iterator[str]:
-        with self._lock, _explained(self.path):
-            rows = self._connection.execute(
-                f"SELECT {_CHANGE_COLUMNS} FROM changes c WHERE seq BETWEEN ? AND ?", (first, last)
-            ).fetchall()
-        for seq in sorted(set(range(first, last + 1)) - {row[0] for row in rows}):
-            yield f"change {seq} is missing"
-        for row in rows:
+    def disagreements(self) -> Iterator[str]:
+        """Yield one line for every version whose digests do not name what it holds."""
+        return condition.misnamed(self._rows, self.path)
+
+    def mend(self) -> condition.Mended:
+        """Make anew in this file what can be, and tell what was done and what is still damaged.
+
+        Embeddings that are damaged are dropped: they can be computed again. SQLite's indexes are made anew from the
+        rows, if these are sound. No row of a paper is touched.
+        """
+        with self._lock:
+            return condition.mend(self._rows, self.path, self._run)
+
+    def copy_to(self, path: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Write all that is committed now into a new file, while others go on to read and write this one.
+
+        :param on_progress: is told how many of SQLite's pages are done, of how many.
+        :raises LibraryDamageError: if SQLite cannot read the file to its end.
+        """
+        with self._lock, explained(self.path):
+            target = sqlite3.connect(path, isolation_level=None)
             try:
-                _check_change(row, self.path)
-            except LibraryDamageError as error:
-                yield str(error)
+                self._connection.execute("BEGIN")  # one state, from its first page to its last
+                self._connection.execute("SELECT count(*) FROM encoders").fetchone()
+                self._connection.backup(
+                    target,
+                    pages=_PAGES_PER_STEP,
+                    progress=lambda _, left, total: on_progress(total - left, total) if on_progress else None,
+                )
+            finally:
+                target.close()
+                self._connection.execute("ROLLBACK")
+        sync_file(path)
 
-    def _damaged_embeddings(self) -> Iterator[str]:
-        after = 0
-        while True:
-            with self._lock, _explained(self.path):
-                rows = self._connection.execute(
-                    "SELECT embedding, encoder, text_digest, tokens, vector, digest FROM embeddings "
-                    "WHERE embedding > ? ORDER BY embedding LIMIT ?",
-                    (after, _ROWS_PER_READ),
-                ).fetchall()
-            if not rows:
-                return
-            for number, *fields, digest in rows:
-                if not _matches(digest, _embedding_digest, fields):
-                    yield f"embedding {number} fails its digest"
-            after = rows[-1][0]
+    def _rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._lock, explained(self.path):
+            return self._connection.execute(statement, values).fetchall()
 
-    def _damaged_receipts(self) -> Iterator[str]:
-        with self._lock, _explained(self.path):
-            rows = self._connection.execute("SELECT * FROM receipts").fetchall() if self._has_receipts() else []
-        for *fields, digest in rows:
-            if not _matches(digest, _receipt_digest, fields):
-                yield "the receipt of a request fails its digest"
+    def _run(self, statement: str, values: Sequence[object] = ()) -> None:
+        with self._transaction() as cursor:
+            cursor.execute(statement, values)
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Cursor]:
-        with self._lock, _explained(self.path):
+        with self._lock, explained(self.path):
             cursor = self._connection.cursor()
             if self._connection.in_transaction:  # of this thread's, which holds the lock
                 yield cursor
@@ -680,8 +608,6 @@ class Library:
 
 
 _WHERE_IDS = "WHERE paper_id IN (SELECT value FROM json_each(?))"
-_HEAD_COLUMNS = "c.seq, c.kind, c.paper_id, c.origin, c.content_digest, c.head_digest"
-_CHANGE_COLUMNS = f"{_HEAD_COLUMNS}, c.text_digest, c.content, c.digest"
 _INSERT_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_ORPHANS = """
     WITH texts AS (SELECT value AS name FROM json_each(:texts)),
@@ -694,17 +620,6 @@ _INSERT_EMBEDDING = (
 )
 
 _Item = TypeVar("_Item")
-_ChangeRow = tuple[int, int, str, str, bytes | None, bytes, bytes | None, str | None, bytes]
-
-
-class _Head(NamedTuple):
-    """What a change says without its content."""
-
-    seq: int
-    kind: int
-    paper_id: str
-    origin: str
-    content_digest: bytes | None
 
 
 @dataclass(slots=True)
@@ -716,7 +631,7 @@ class _Tally:
     count: int = 0
     total: int = 0
 
-    def counted(self, heads: Iterable[_Head]) -> Iterator[_Head]:
+    def counted(self, heads: Iterable[Head]) -> Iterator[Head]:
         """Yield the same heads."""
         for head in heads:
             if self.after < head.seq <= self.up_to:
@@ -736,156 +651,18 @@ class _Tally:
             )
 
 
-def _last_of_each(heads: Iterable[_Head]) -> Iterator[_Head]:
+def _last_of_each(heads: Iterable[Head]) -> Iterator[Head]:
     """Yield the last change of each import to each paper, out of heads ordered by paper, import and seq."""
     for _, changes in groupby(heads, key=lambda head: (head.paper_id, head.origin)):
         *_, last = changes
         yield last
 
 
-def _live(heads: Iterable[_Head]) -> Iterator[tuple[str, int]]:
+def _live(heads: Iterable[Head]) -> Iterator[tuple[str, int]]:
     """Yield (paper id, seq) of the live version of each paper that has one, out of the last changes by paper."""
     for paper_id, last_words in groupby(heads, key=lambda head: head.paper_id):
         if versions := [head.seq for head in last_words if head.kind == VERSION]:
             yield paper_id, max(versions)
-
-
-def _version_row(seq: int, paper: Paper, origin: str) -> _ChangeRow:
-    content = paper.to_json()
-    return _row(_Head(seq, VERSION, paper.paper_id, origin, content_digest(content)), text_digest(paper.text), content)
-
-
-def _bare_row(seq: int, kind: int, paper_id: str, origin: str) -> _ChangeRow:
-    return _row(_Head(seq, kind, paper_id, origin, None), None, None)
-
-
-def _row(head: _Head, text: bytes | None, content: str | None) -> _ChangeRow:
-    digest = _head_digest(*head)
-    return (*head, digest, text, content, _change_digest(digest, text, content))
-
-
-def content_digest(content: str) -> bytes:
-    """Return the 16 bytes that name a paper's canonical JSON: the head of its SHA-256."""
-    return hashlib.sha256(content.encode()).digest()[:16]
-
-
-def _head_digest(seq: int, kind: int, paper_id: str, origin: str, content_digest: bytes | None) -> bytes:
-    return xxhash.xxh3_64_digest(f"{seq}\0{kind}\0{paper_id}\0{origin}\0".encode() + (content_digest or b""))
-
-
-def _change_digest(head_digest: bytes, text_digest: bytes | None, content: str | None) -> bytes:
-    return xxhash.xxh3_128_digest(head_digest + (text_digest or b"") + (content or "").encode())
-
-
-def _embedding_row(encoder: int, embedding: Embedding) -> tuple[int, bytes, int, bytes, bytes]:
-    vector = embedding.vector.astype("<f4").tobytes()
-    digest = _embedding_digest(encoder, embedding.text_digest, embedding.tokens, vector)
-    return encoder, embedding.text_digest, embedding.tokens, vector, digest
-
-
-def _embedding_digest(encoder: int, text: bytes, tokens: int, vector: bytes) -> bytes:
-    return xxhash.xxh3_128_digest(f"{encoder}\0{tokens}\0".encode() + text + vector)
-
-
-def _receipt_digest(key: str, request: bytes, answer: str, day: int) -> bytes:
-    return xxhash.xxh3_128_digest(f"{key}\0{answer}\0{day}\0".encode() + request)
-
-
-def _matches(digest: object, compute: Callable[..., bytes], fields: Iterable[object]) -> bool:
-    """Return whether the fields have this digest; damage may have made them of any type."""
-    try:
-        return compute(*fields) == digest
-    except (TypeError, AttributeError, UnicodeError):
-        return False
-
-
-def _damaged_row(path: Path, paper_id: object, seq: object) -> str:
-    return (
-        f"{path}: the stored row of paper {paper_id!r} (seq {seq}) fails its digest; restore the file from a backup, "
-        "or index the paper's source again under another --origin"
-    )
-
-
-def _check_change(row: _ChangeRow, path: Path) -> None:
-    if not (_matches(row[5], _head_digest, row[:5]) and _matches(row[8], _change_digest, row[5:8])):
-        raise LibraryDamageError(_damaged_row(path, row[2], row[0]))
-
-
-def _version(row: _ChangeRow, path: Path) -> Version:
-    if row[1] != VERSION or row[6] is None or row[7] is None:
-        raise LibraryDamageError(f"{path}: seq {row[0]} is no version of a paper")
-    return Version(row[0], Paper.from_json(row[7]), row[6])
-
-
-def _checked_vector(row: Sequence[object], encoder: int, path: Path) -> NDArray[np.float32]:
-    change: _ChangeRow = tuple(row[:9])  # type: ignore[assignment]
-    _check_change(change, path)
-    vector, tokens, digest = row[9:]
-    if vector is None:
-        raise NotEncodedError(
-            f"paper {change[2]!r} (seq {change[0]}) has no embedding of this encoder; encode and publish it with: "
-            f"semsearch index --index {path.parent}"
-        )
-    if not isinstance(vector, bytes) or not _matches(digest, _embedding_digest, (encoder, change[6], tokens, vector)):
-        raise LibraryDamageError(f"{path}: the embedding of paper {change[2]!r} (seq {change[0]}) fails its digest")
-    return np.frombuffer(vector, dtype="<f4")
-
-
-def _check_format(connection: sqlite3.Connection, path: Path, *, may_be_empty: bool) -> None:
-    """Refuse a file that is not a library of this format, before anything in it is touched."""
-    if may_be_empty and _is_empty(connection):
-        return
-    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-        raise LibraryDamageError(f"{path} is not a semsearch library")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != FORMAT_VERSION:
-        raise LibraryDamageError(
-            f"{path} has library format {version}, this semsearch reads {FORMAT_VERSION}; "
-            "use the semsearch that wrote it"
-        )
-
-
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    return bool(application == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0)
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, path: Path) -> None:
-    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise SemsearchError(
-            f"{path} cannot have a write-ahead log (SQLite keeps to {mode!r}), which a library needs; "
-            "keep the index on a local disk that can be written"
-        )
-
-
-def _tolerant_text(data: bytes) -> str:
-    """Return the text; damaged UTF-8 becomes lone surrogates, so that the digest refuses the row, by its id."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, with the way out."""
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise  # a mistake of the caller's, such as using a closed library
-    except sqlite3.OperationalError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            raise SemsearchError(
-                f"{path}: {error}; even to be read, a library must stand in a folder that this user can write"
-            ) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise IndexBusyError(f"{path}: another process is writing it; run the same command again later") from error
-        if code == sqlite3.SQLITE_FULL:
-            raise SemsearchError(f"{path}: the disk is full; free some space and run the same command again") from error
-        raise SemsearchError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise LibraryDamageError(f"{path}: {error}; restore it from a backup") from error
-    except UnicodeDecodeError as error:  # in what SQLite says of a damaged schema, which it quotes
-        raise LibraryDamageError(f"{path}: its schema is damaged; restore it from a backup") from error
 
 
 def _batches(items: Sequence[_Item], size: int) -> Iterator[list[_Item]]:
