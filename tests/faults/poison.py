@@ -143,7 +143,7 @@ def run(room: Path, trials: int, seed: int, control: str) -> Tally:
     base, tally, dice = Base(room), Tally("poison", control, seed, MUST_BE_ZERO), random.Random(seed)
     if control == "nothing checked":
         for name in ("check_canary", "check_segment"):
-            setattr(opening, name, lambda *_: None)
+            setattr(opening, name, lambda *_, **__: None)
     while tally.trials < trials:
         for name in list(POISONS)[: trials - tally.trials]:
             _one_poison(base, tally, name, dice, control == "null")
