@@ -25,6 +25,7 @@ _LINES = (  # of vectors.json: what, where its milliseconds stand, colour
     ("all vectors, numpy", ("numpy", "milliseconds"), "#bbbbbb"),
     ("lists, papers asked", ("lists", "papers", "milliseconds"), "#1f6f8b"),
     ("lists, titles asked", ("lists", "titles", "milliseconds"), "#c05621"),
+    ("HNSW graph for a recall of 0.99, titles asked", ("graph", "titles", "milliseconds"), "#7a4fa3"),
 )
 
 
@@ -38,11 +39,14 @@ def vectors(measured: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8))
     rows = [size["rows"] for size in measured["sizes"]]
     for label, keys, colour in _LINES:
-        axes.plot(rows, [_at(size, keys) for size in measured["sizes"]], marker="o", label=label, color=colour)
+        sizes = [size for size in measured["sizes"] if keys[0] in size]
+        if sizes:
+            drawn = [_at(size, keys) for size in sizes]
+            axes.plot([size["rows"] for size in sizes], drawn, marker="o", label=label, color=colour)
     axes.axvspan(measured["real_vectors"], max(rows), color="#f4f4f4", zorder=0, label="partly made from real ones")
     axes.set(xscale="log", yscale="log", xlabel="vectors", ylabel="milliseconds a question, one thread")
     axes.set_title("The ten nearest of n vectors (384 numbers each)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 

@@ -2,22 +2,28 @@
 
 import hashlib
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import benchmark_answers
 import measuring
+import numpy as np
 import pytest
 from benchmark_answers import reciprocal_rank_fusion
 from benchmark_known_items import measured as known_items
+from benchmark_vectors import graphs, least_effort
 from conftest import FakeEncoder, Index, make_paper
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from storage import unit_rows
 
 from semsearch import IndexFolder, Library, Searcher
 from semsearch.generation import open_current
 from semsearch.ranking import MODES
+from semsearch.vectors import write_vectors
 
 # Reciprocal rank fusion
 
@@ -96,3 +102,32 @@ def test_answers_over_a_judged_set_are_kept(
         assert ("hybrid_minus_this" in ranking) == (name != "hybrid")
     assert document["measured"]["model"]["name"] == "all-MiniLM-L6-v2"
     assert "1 judged queries have no text that can be asked" in capsys.readouterr().err
+
+
+# Graphs beside lists
+
+
+def test_a_graph_is_timed_with_the_least_effort_that_finds_enough() -> None:
+    asked = np.eye(4, dtype=np.float32)
+    true = {"papers": np.tile(np.arange(10), (4, 1))}
+
+    def ask(query: NDArray[np.float32], effort: int) -> NDArray[np.int64]:
+        return np.arange(10) if effort >= 96 else np.arange(1, 11)
+
+    found = least_effort(ask, {"papers": asked}, true)["papers"]
+    assert (found["effort"], found["recall_at_10"]) == (96, 1.0)
+    found = least_effort(lambda query, effort: ask(query, 0), {"papers": asked}, true)["papers"]
+    assert (found["effort"], found["recall_at_10"]) == (1_024, 0.9), "the most that was tried, and what it finds"
+
+
+def test_graphs_over_a_few_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hnswlib", None)
+    matrix = unit_rows(np.random.default_rng(0), 1_100, 16)
+    with (tmp_path / "vectors.faiss").open("wb") as file:
+        write_vectors([matrix], len(matrix), 16, file.write)
+    result = graphs(matrix, {"titles": matrix[:5]}, 40, tmp_path, flat=1_000.0)
+    assert result["hnswlib"] == "absent"
+    assert result["graph"]["titles"]["recall_at_10"] >= 0.99
+    assert result["graph"]["titles"]["times_flat"] == pytest.approx(
+        1_000 / result["graph"]["titles"]["milliseconds"], 0.1
+    )
