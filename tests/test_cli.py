@@ -726,6 +726,6 @@ def test_an_index_is_backed_up_restored_and_repaired(run: Run, papers: Path, tmp
     connection.close()
     code, out, _ = run("repair")
     assert code == 1
-    assert out.splitlines()[-1] == f"{len(out.splitlines()) - 1} problems are left"
+    assert out.splitlines()[-1] == f"problems left: {len(out.splitlines()) - 1}"
     assert "paper 'p3' (seq 2) fails its digest" in out
     assert json.loads(run("repair", "--json")[1])["sound"] is False

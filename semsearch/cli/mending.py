@@ -40,7 +40,7 @@ def verify(index: Path, deep: bool, device: str | None, as_json: bool) -> None:
     else:
         for line in found:
             click.echo(line)
-        click.echo(f"{len(found)} problems" if found else "sound")
+        click.echo(f"problems: {len(found)}" if found else "sound")
     if found:
         raise click.exceptions.Exit(1)
 
@@ -73,7 +73,7 @@ def repair(index: Path, anew: bool, device: str | None, as_json: bool) -> None:
             click.echo(line)
         for line in result.left:
             click.echo(f"left: {line}")
-        click.echo(f"{len(result.left)} problems are left" if result.left else "sound")
+        click.echo(f"problems left: {len(result.left)}" if result.left else "sound")
     if result.left:
         raise click.exceptions.Exit(1)
 
