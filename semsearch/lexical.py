@@ -210,10 +210,12 @@ def _tidy(folder: Path) -> None:
 
 def _committed(folder: Path) -> Iterator[str]:
     yield from _REPLACED
+    files = [*folder.iterdir()]  # glob takes a folder that it may not read for an empty one
     for segment in json.loads((folder / _META).read_bytes())["segments"]:
         name = segment["segment_id"].replace("-", "")
         deletes = f"{name}.{segment['deletes']['opstamp']}.del" if segment["deletes"] else None
-        yield from (file.name for file in folder.glob(f"{name}.*") if file.suffix != ".del" or file.name == deletes)
+        own = (file for file in files if file.name.partition(".")[0] == name)
+        yield from (file.name for file in own if file.suffix != ".del" or file.name == deletes)
 
 
 def _prepared(index: tantivy.Index) -> tantivy.Index:

@@ -622,6 +622,18 @@ def test_current_that_cannot_be_read_for_want_of_something_is_not_called_lost(
         open_current(folder)
 
 
+def test_generations_that_may_not_be_listed_are_not_taken_for_none(
+    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: object) -> None:
+        raise PermissionError(f"{path} may not be read")
+
+    monkeypatch.setattr(os, "scandir", refused)
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(PermissionError):
+        folder.published()
+
+
 def test_a_generation_that_current_does_not_name_yet_is_not_served(folder: IndexFolder, base: Base) -> None:
     shutil.copytree(folder.generation(3), folder.generation(4))
     assert open_current(folder).manifest.generation == 3

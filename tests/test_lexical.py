@@ -319,6 +319,18 @@ def test_what_only_dead_papers_hold_keeps_no_common_word_from_being_searched(tmp
     assert found(after, "ash yew") == [1, 2, 4, 5, 6]
 
 
+def test_no_file_of_a_commit_is_removed_where_a_folder_may_not_be_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: object) -> None:
+        raise PermissionError(f"{path} may not be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refused)  # as pathlib's glob hears it, and says that there is nothing
+        write_lexical(tmp_path / "1", None, PAPERS, [])
+    assert len(found(LexicalIndex(tmp_path / "1"), "graph")) == 100  # of the many that hold it
+
+
 @settings(deadline=None)
 @given(st.permutations([f"word{n}" for n in range(45, 100)]))
 def test_the_order_of_the_words_changes_nothing(alphabet: LexicalIndex, words: list[str]) -> None:

@@ -107,7 +107,10 @@ class IndexFolder:
 
     def published(self) -> list[int]:
         """Return the numbers of all generations that stand there whole or damaged, newest first."""
-        return sorted((int(path.name) for path in self.generations.glob("*") if path.name.isdecimal()), reverse=True)
+        if not self.generations.exists():
+            return []
+        names = (path.name for path in self.generations.iterdir())  # glob would take what it may not read for empty
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def check_exists(self) -> None:
         """Do nothing for a folder that holds an index.
