@@ -3,18 +3,34 @@
 
 scripts/benchmark_known_items.py indexes/benchmark --titles 10000 --halves 1000
 
-Papers are drawn by a seed. Right is the paper itself, or one of the same title; it should come first.
+Papers are drawn by a seed. Right is the paper itself, or one of the same title; it should come first. Each core has a
+process of its own that opens the index and asks one question after the other; what they say is encoded in batches,
+which changes no vector.
 """
 
 import argparse
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from measuring import counting, index_facts, keep, stopwatch
+from numpy.typing import NDArray
 
 from semsearch import Searcher
-from semsearch.evaluate import KnownItems, Rank, Scores, ask_known, side_by_side
+from semsearch.encoders import Encoder, LazyEncoder, Tokenised, find_model, load_encoder
+from semsearch.evaluate import KnownItems, Question, side_by_side
+from semsearch.generation import IndexFolder, open_current
+from semsearch.library import Library
 from semsearch.ranking import MODES, Mode
+
+_QUESTIONS_PER_TASK = 64
+
+Ranks = dict[Mode, int | None]
 
 
 def main() -> None:
@@ -26,32 +42,90 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     counts = {"title": options.titles, "partial_title": options.titles, "abstract_half": options.halves}
-    with Searcher.open(options.index) as searcher:
-        keep("known-items", measured(searcher, counts, options.seed), [])
+    keep("known-items", measured(options.index, counts, options.seed), [])
 
 
-def measured(searcher: Searcher, counts: dict[str, int], seed: int) -> dict[str, Any]:
+def measured(index: Path, counts: dict[str, int], seed: int) -> dict[str, Any]:
     """Return the figures of each test in each mode, and how hybrid search differs from the others."""
-    generation = searcher.generation
-    known = KnownItems.draw(searcher.library, generation.live_seqs(), counts, seed)
-    scores: dict[Mode, dict[str, Scores]] = {}
-    seconds = {}
-    for mode in MODES:
-        with stopwatch() as watch:
-            scores[mode] = ask_known(known, ranked_in(searcher, mode), counting(mode))
-        seconds[mode] = round(watch.seconds, 1)
+    with Searcher.open(index) as searcher:
+        facts = index_facts(searcher.generation)
+        known = KnownItems.draw(searcher.library, searcher.generation.live_seqs(), counts, seed)
+    with stopwatch() as watch:
+        ranks = list(ranks_of(index, known.all_questions))
+    scores = {mode: known.scores([each[mode] for each in ranks]) for mode in MODES}
     return {
         "tests": {test: side_by_side({mode: scores[mode][test] for mode in MODES}) for test in counts},
         "seed": seed,
-        "seconds": seconds,
+        "seconds": round(watch.seconds, 1),
         "questions_sha256": known.subject("").questions_sha256,
-        **index_facts(generation),
+        **facts,
     }
 
 
-def ranked_in(searcher: Searcher, mode: Mode) -> Rank:
-    """Return how a question is asked in this mode."""
-    return lambda query: searcher.ranked(query, mode)
+def ranks_of(index: Path, questions: Sequence[Question]) -> Iterator[Ranks]:
+    """Yield the rank of the right paper in each mode, in the order of the questions, asked by all cores."""
+    tasks = [questions[start : start + _QUESTIONS_PER_TASK] for start in range(0, len(questions), _QUESTIONS_PER_TASK)]
+    on_asked, done = counting("questions, in every mode"), 0
+    spawned = get_context("spawn")  # neither FAISS nor OpenVINO survives a fork
+    with ProcessPoolExecutor(os.cpu_count(), spawned, _Asker.begin, (index,)) as pool:
+        for ranks in pool.map(_Asker.ranks, tasks):
+            yield from ranks
+            done += len(ranks)
+            on_asked(done, len(questions))
+
+
+class Remembering:
+    """An encoder of queries that remembers those of a batch."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Stand before this encoder."""
+        self.spec = encoder.spec
+        self.batch_tokens = encoder.batch_tokens
+        self._encoder = encoder
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+
+    def remember(self, queries: Sequence[str]) -> None:
+        """Encode these queries, and forget those before."""
+        self._vectors = dict(zip(queries, self._encoder.encode_queries(queries), strict=True))
+
+    def tokenise(self, passages: Sequence[str]) -> list[Tokenised]:
+        """Return the passages' tokens."""
+        return self._encoder.tokenise(passages)
+
+    def encode_passages(self, passages: Sequence[Tokenised]) -> NDArray[np.float32]:
+        """Return the passages' vectors, shape (n, dimension)."""
+        return self._encoder.encode_passages(passages)
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Return the queries' vectors, shape (n, dimension): of those that are not remembered, encoded now."""
+        if all(query in self._vectors for query in queries):
+            return np.stack([self._vectors[query] for query in queries])
+        return self._encoder.encode_queries(queries)
+
+
+class _Asker:
+    """What a process asks with."""
+
+    searcher: Searcher
+    encoder: Remembering
+
+    @classmethod
+    def begin(cls, index: Path) -> None:
+        """Open the index."""
+        folder = IndexFolder(index)
+        generation = open_current(folder)
+        model = find_model(generation.manifest.encoder.name, folder.networks)
+        cls.encoder = Remembering(LazyEncoder(model, load=partial(load_encoder, threads=1)))
+        cls.searcher = Searcher(Library.open(folder.library), generation, cls.encoder)
+
+    @classmethod
+    def ranks(cls, questions: Sequence[Question]) -> list[Ranks]:
+        """Return the rank of the right paper in each mode, None beyond the first 1,000, by question."""
+        cls.encoder.remember([question.text for question in questions])
+        return [
+            {mode: question.rank_among(cls.searcher.ranked(question.text, mode)) for mode in MODES}
+            for question in questions
+        ]
 
 
 if __name__ == "__main__":

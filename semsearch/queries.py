@@ -50,7 +50,8 @@ def parse_query(text: str) -> LexicalQuery:
 
     `"a phrase"`, `title:word`, `title:"a phrase"` and `author:name` are required, a `-` before any of them or before a
     word, not before a number, excludes it, and all other words are optional. In a text of more than ten words, which is
-    written or pasted rather than typed, quotation marks are only that.
+    written or pasted rather than typed, quotation marks are only that; and where nothing is asked for, nothing can be
+    taken from it, so a text that would only exclude is words too.
 
     >>> query = parse_query('speech -survey "hidden markov" author:rabiner')
     >>> query.words, query.text
@@ -59,6 +60,8 @@ def parse_query(text: str) -> LexicalQuery:
     (Part(words='hidden markov', field='text'), Part(words='rabiner', field='author'))
     >>> query.excluded
     (Part(words='survey', field='text'),)
+    >>> parse_query("-omics").words
+    ('-omics',)
     """
     words: list[str] = []
     required: list[Part] = []
@@ -77,4 +80,6 @@ def parse_query(text: str) -> LexicalQuery:
             subject.append(part.words)
     if not required and not excluded:
         return LexicalQuery(tuple(words), text=text)  # as it was typed, quotation marks and all
+    if not required and not any(any(map(str.isalnum, word)) for word in words):
+        return LexicalQuery.of_text(text)
     return LexicalQuery(tuple(words), tuple(required), tuple(excluded), " ".join(subject))

@@ -36,6 +36,8 @@ def test_syntax(typed: str, words: str, required: list[Part], excluded: list[Par
         "-",
         "a - b",
         "--flag",
+        "-omics",
+        '-title:"tree banks" -b -',
         "title: word",
         "a title:",
         "mytitle:word",

@@ -18,7 +18,7 @@ ids of what was found for it, so that it does not matter how that is found.
 from semsearch.evaluate.asking import Rank
 from semsearch.evaluate.certainty import Comparison
 from semsearch.evaluate.judged import JudgedSet, ask_judged, index_corpus
-from semsearch.evaluate.known_item import TESTS, KnownItems, ask_known
+from semsearch.evaluate.known_item import TESTS, KnownItems, Question, ask_known
 from semsearch.evaluate.measures import Scores, Subject
 from semsearch.evaluate.overlap import Remembered, overlaps
 from semsearch.evaluate.report import notes, table
@@ -40,6 +40,7 @@ __all__ = [
     "Comparison",
     "JudgedSet",
     "KnownItems",
+    "Question",
     "Rank",
     "Remembered",
     "Run",

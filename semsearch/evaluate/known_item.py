@@ -56,6 +56,10 @@ class Question:
     paper_id: str
     right: frozenset[str]
 
+    def rank_among(self, found: Sequence[str]) -> int | None:
+        """Return the rank, from 1, of the first of these papers, best first, that is right; None if none is."""
+        return next((rank for rank, paper_id in enumerate(found, 1) if paper_id in self.right), None)
+
 
 def _title(paper: Paper, chance: random.Random) -> str | None:
     return paper.title or None
@@ -133,6 +137,23 @@ class KnownItems:
         questions = {test: [_question(each, by_key[TESTS[test].key]) for each in own] for test, own in asked.items()}
         return cls(questions, papers_sha256)
 
+    @property
+    def all_questions(self) -> list[Question]:
+        """The questions of all tests, one test's after the other's."""
+        return [question for own in self.questions.values() for question in own]
+
+    def scores(self, ranks: Sequence[int | None]) -> dict[str, Scores]:
+        """Return the scores of each test: the reciprocal rank of the right paper, and whether it came first.
+
+        :param ranks: of the right paper for each of `all_questions`.
+        """
+        scores, left = {}, iter(ranks)
+        for test, own in self.questions.items():
+            values = [(1 / found, float(found == 1)) if found else (0.0, 0.0) for found in islice(left, len(own))]
+            names = tuple(question.paper_id for question in own)
+            scores[test] = Scores(names, (MRR, FIRST), np.array(values, dtype=np.float64).reshape(len(own), 2))
+        return scores
+
     def subject(self, name: str) -> Subject:
         """What tells these questions from others; `name` is the index's, for people."""
         asked = [[test, [[each.paper_id, each.text] for each in own]] for test, own in self.questions.items()]
@@ -195,15 +216,4 @@ def ask_known(known: KnownItems, rank: Rank, on_asked: OnAsked = unheard) -> dic
     As right as the paper itself is one of the same title (or name, where that was asked for): a preprint and its
     published form, say.
     """
-    questions = [question for own in known.questions.values() for question in own]
-    ranks = iter(each_value(questions, lambda question: _rank_of(question.right, rank(question.text)), on_asked))
-    scores: dict[str, Scores] = {}
-    for test, own in known.questions.items():
-        values = [(1 / found, float(found == 1)) if found else (0.0, 0.0) for found in islice(ranks, len(own))]
-        names = tuple(question.paper_id for question in own)
-        scores[test] = Scores(names, (MRR, FIRST), np.array(values, dtype=np.float64).reshape(len(own), 2))
-    return scores
-
-
-def _rank_of(right: frozenset[str], found: Sequence[str]) -> int | None:
-    return next((rank for rank, paper_id in enumerate(found, 1) if paper_id in right), None)
+    return known.scores(each_value(known.all_questions, lambda each: each.rank_among(rank(each.text)), on_asked))
