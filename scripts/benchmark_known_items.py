@@ -10,7 +10,7 @@ which changes no vector.
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -31,6 +31,7 @@ from semsearch.ranking import MODES, Mode
 _QUESTIONS_PER_TASK = 64
 
 Ranks = dict[Mode, int | None]
+Asked = Callable[[Sequence[Question]], Iterable[Ranks]]
 
 
 def main() -> None:
@@ -42,35 +43,44 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     counts = {"title": options.titles, "partial_title": options.titles, "abstract_half": options.halves}
-    keep("known-items", measured(options.index, counts, options.seed), [])
+    with Searcher.open(options.index) as searcher:
+        keep("known-items", measured(searcher, counts, options.seed, partial(asked_by_all_cores, options.index)), [])
 
 
-def measured(index: Path, counts: dict[str, int], seed: int) -> dict[str, Any]:
-    """Return the figures of each test in each mode, and how hybrid search differs from the others."""
-    with Searcher.open(index) as searcher:
-        facts = index_facts(searcher.generation)
-        known = KnownItems.draw(searcher.library, searcher.generation.live_seqs(), counts, seed)
+def measured(searcher: Searcher, counts: dict[str, int], seed: int, asked: Asked) -> dict[str, Any]:
+    """Return the figures of each test in each mode, and how hybrid search differs from the others.
+
+    :param asked: gives the ranks for each of some questions, in their order.
+    """
+    known = KnownItems.draw(searcher.library, searcher.generation.live_seqs(), counts, seed)
     with stopwatch() as watch:
-        ranks = list(ranks_of(index, known.all_questions))
-    scores = {mode: known.scores([each[mode] for each in ranks]) for mode in MODES}
+        found = list(asked(known.all_questions))
+    scores = {mode: known.scores([each[mode] for each in found]) for mode in MODES}
     return {
         "tests": {test: side_by_side({mode: scores[mode][test] for mode in MODES}) for test in counts},
         "seed": seed,
         "seconds": round(watch.seconds, 1),
         "questions_sha256": known.subject("").questions_sha256,
-        **facts,
+        **index_facts(searcher.generation),
     }
 
 
-def ranks_of(index: Path, questions: Sequence[Question]) -> Iterator[Ranks]:
-    """Yield the rank of the right paper in each mode, in the order of the questions, asked by all cores."""
+def ranks(searcher: Searcher, questions: Sequence[Question]) -> list[Ranks]:
+    """Return the rank of the right paper in each mode, None beyond the first 1,000, by question."""
+    return [
+        {mode: question.rank_among(searcher.ranked(question.text, mode)) for mode in MODES} for question in questions
+    ]
+
+
+def asked_by_all_cores(index: Path, questions: Sequence[Question]) -> Iterator[Ranks]:
+    """Yield what `ranks` returns, by a process for each core."""
     tasks = [questions[start : start + _QUESTIONS_PER_TASK] for start in range(0, len(questions), _QUESTIONS_PER_TASK)]
     on_asked, done = counting("questions, in every mode"), 0
     spawned = get_context("spawn")  # neither FAISS nor OpenVINO survives a fork
     with ProcessPoolExecutor(os.cpu_count(), spawned, _Asker.begin, (index,)) as pool:
-        for ranks in pool.map(_Asker.ranks, tasks):
-            yield from ranks
-            done += len(ranks)
+        for found in pool.map(_Asker.ranks, tasks):
+            yield from found
+            done += len(found)
             on_asked(done, len(questions))
 
 
@@ -120,12 +130,9 @@ class _Asker:
 
     @classmethod
     def ranks(cls, questions: Sequence[Question]) -> list[Ranks]:
-        """Return the rank of the right paper in each mode, None beyond the first 1,000, by question."""
+        """Return what the function of this name does."""
         cls.encoder.remember([question.text for question in questions])
-        return [
-            {mode: question.rank_among(cls.searcher.ranked(question.text, mode)) for mode in MODES}
-            for question in questions
-        ]
+        return ranks(cls.searcher, questions)
 
 
 if __name__ == "__main__":

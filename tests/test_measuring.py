@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from benchmark_answers import reciprocal_rank_fusion
 from benchmark_known_items import measured as known_items
+from benchmark_known_items import ranks
 from benchmark_vectors import graphs, least_effort
 from conftest import FakeEncoder, Index, make_paper
 from hypothesis import given
@@ -60,7 +62,8 @@ def test_known_items_in_every_mode(index_papers: Index, tmp_path: Path, fake_enc
     index_papers(papers)
     folder = IndexFolder(tmp_path / "index")
     with Searcher(Library.open(folder.library), open_current(folder), fake_encoder) as searcher:
-        result = known_items(searcher, {"title": 20, "partial_title": 20, "abstract_half": 5}, 0)
+        counts = {"title": 20, "partial_title": 20, "abstract_half": 5}
+        result = known_items(searcher, counts, 0, partial(ranks, searcher))
     assert {test: list(each) for test, each in result["tests"].items()} == {
         test: list(MODES) for test in ("title", "partial_title", "abstract_half")
     }
