@@ -46,6 +46,9 @@ _MAX_TERMS = 32
 less by 32 terms than by all, on SciFact train and NFCorpus dev, in a third of the time. No query there has more."""
 _K1 = 1.2  # tantivy's; it cannot be set
 _SPARE_HITS = 32
+_MOST_SINGLE_TERMS = 1_000
+"""Up to so many papers are found by a term each, more by a set of terms: 500 of 122,880 take 2 instead of 10 ms, from
+2,000 on it is the other way round."""
 _TERMS_PER_HIT = 2  # a paper allowed by its seq costs 0.7 µs, a hit fetched to see whether it is allowed 2.7 µs
 
 
@@ -428,7 +431,11 @@ class LexicalIndex:
         return scores, np.array(seqs, dtype=np.int64)
 
     def _one_of(self, seqs: NDArray[np.int64]) -> Query:
-        return Query.const_score_query(Query.term_set_query(self._schema, "seq", seqs.tolist()), 0.0)
+        """Return what finds these papers, and scores nothing."""
+        if len(seqs) > _MOST_SINGLE_TERMS:
+            return Query.const_score_query(Query.term_set_query(self._schema, "seq", seqs.tolist()), 0.0)
+        terms = (Query.term_query(self._schema, "seq", seq, index_option="basic") for seq in seqs.tolist())
+        return Query.const_score_query(Query.boolean_query([(Occur.Should, term) for term in terms]), 0.0)
 
     def _clauses(self, query: LexicalQuery) -> list[tuple[Occur, Query]]:
         """Return the clauses of a query; none if nothing could be found by it."""

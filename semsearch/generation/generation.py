@@ -182,9 +182,11 @@ class Generation:
         shape: tuple[int, ...],
         dtype: type[np.generic],
     ) -> NDArray[Any]:
+        if len(self.segments) == 1:
+            return take(self.segments[0], rows)
         gathered = np.empty((len(rows), *shape), dtype=dtype)
         owners = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in np.unique(owners):
+        for number in np.flatnonzero(np.bincount(owners)):
             mine = owners == number
             gathered[mine] = take(self.segments[number], rows[mine] - self.starts[number])
         return gathered
