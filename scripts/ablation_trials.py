@@ -291,7 +291,8 @@ def _calibration(trials: Trials, others: Sequence[Trials]) -> dict[str, Any]:
 def _standardised(found: Candidates) -> Floats:
     """Return the sum of both scores, each in standard deviations from the mean of its window; missing is its least."""
     legs = ((found.cosine, found.dense_rank), (found.bm25, found.lexical_rank))
-    return np.sum([_in_deviations(scores, np.isfinite(ranks)) for scores, ranks in legs], axis=0)
+    dense, lexical = (_in_deviations(scores, np.isfinite(ranks)) for scores, ranks in legs)
+    return dense + lexical
 
 
 def _in_deviations(scores: Floats, inside: NDArray[np.bool_]) -> Floats:
