@@ -143,7 +143,7 @@ class Ranker:
         assert vectors is not None, "and from those of the candidates"
         title = self._title_scores(rows, _joined(cosines, share))
         first = np.round(_joined(cosines, share) + title, SCORE_DECIMALS)
-        best = self._order(rows, first)[:_FEEDBACK_PAPERS]
+        best = self._best(rows, first, _FEEDBACK_PAPERS)
         moved = _with_feedback(self._vector, vectors[best], first[best])
         return _joined(_cosines(moved, vectors), share) + title, first
 
@@ -210,6 +210,13 @@ class Ranker:
             found_scores, found = self._generation.lexical.search(query, len(rest), seqs[order])
             scores[rest[order[np.searchsorted(seqs, found, sorter=order)]]] = found_scores
         return scores
+
+    def _best(self, rows: Rows, scores: Scores, most: int) -> Rows:
+        """Return the first places that `_order` would: of the others, nobody has to know which ties come first."""
+        if len(scores) <= most:
+            return self._order(rows, scores)
+        places = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
+        return places[self._order(rows[places], scores[places])][:most]
 
     def _order(self, rows: Rows, scores: Scores) -> Rows:
         """Return the places of the rows by score, best first, and by paper id where scores are equal."""

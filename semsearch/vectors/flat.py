@@ -83,6 +83,15 @@ class Flat:
         self.dimension: int = self._index.d
         self.matrix: NDArray[np.float32] = np.asarray(_Mapped(self._index))
         """All vectors, shape (rows, dimension), read-only."""
+        self._records = self.matrix.view(np.dtype((np.void, 4 * self.dimension)))[:, 0]  # a row is one item
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return a copy of the vectors at these rows, shape (n, dimension).
+
+        They stand in the file behind a header of any length, so numpy would gather them number by number, or copy all
+        of them first; as items they are copied row by row.
+        """
+        return np.take(self._records, rows).view(np.float32).reshape(len(rows), self.dimension)
 
     def squared_lengths(self) -> NDArray[np.float32]:
         """Return the squared Euclidean length of each vector, shape (rows,), without a copy of any."""

@@ -41,7 +41,7 @@ class Vectors:
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return a copy of the vectors at these rows, shape (n, dimension)."""
-        return np.take(self._flat.matrix, rows, axis=0)
+        return self._flat.at(rows)
 
     def squared_lengths(self) -> NDArray[np.float32]:
         """Return the squared Euclidean length of each vector, shape (rows,)."""
