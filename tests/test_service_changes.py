@@ -478,6 +478,7 @@ def rows_of_segments(index: Path) -> list[int]:
 def test_segments_are_merged_while_papers_come(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semsearch.service.live._MOST_MERGED", 4)
     monkeypatch.setattr("semsearch.service.live._PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr("semsearch.service.merges._RETRY_SECONDS", 0.5)  # one that meets a publish comes to nothing
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     with service(index, admin=ADMIN) as client:
         for number in range(6):

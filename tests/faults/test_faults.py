@@ -52,7 +52,7 @@ CONTROLS = {
     "changed-while-served": ("scrub off", 1),
     "kills": ("acknowledged early", 3),
     "last-calls": ("acknowledged early", 6),
-    "failing-calls": ("fsync ignored", 8),
+    "failing-calls": ("fsync ignored", 24),
     "steps": ("two renames", 4),
     "power-cuts": ("fsync off", 4),
     "out-of-memory": ("taken for damage", 4),
