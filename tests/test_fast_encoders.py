@@ -195,13 +195,42 @@ def test_what_is_too_far_is_told(fake_encoder: FakeEncoder) -> None:
     assert compared(turned, expected, LOWEST_COSINE)[1] != ""
 
 
-def test_half_precision_gives_the_reference_s_vectors(reference: ReferenceEncoder) -> None:
+def test_passages_are_the_same_however_many_go_together(compiled: CompiledEncoder) -> None:
+    """Fewer than there are cores go one way, more another."""
+    together = passage_vectors(compiled, list(PROBES))
+    alone = np.concatenate([passage_vectors(compiled, [text]) for text in PROBES])
+    assert np.einsum("nd,nd->n", together, alone).min() >= LOWEST_COSINE
+    assert (np.argmax(together @ alone.T, axis=1) == np.arange(len(PROBES))).all()
+
+
+def test_half_precision_gives_the_reference_s_vectors(
+    reference: ReferenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the processor, where it is slow but the same arithmetic."""
+    texts = list(PROBES[:3])
+    monkeypatch.setattr("semsearch.encoders.probes.PROBES", texts)
     half = AcceleratedEncoder(MODEL, "cpu")
-    texts = list(PROBES[:5])
     cosines = np.einsum("nd,nd->n", passage_vectors(half, texts), passage_vectors(reference, texts))
     assert cosines.min() >= LOWEST_COSINE
     assert cosines.min() < 1 - 1e-7  # and it is half precision
+
+
+def test_where_float16_strays_bfloat16_is_taken_and_where_both_do_float32(
+    reference: ReferenceEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The check is blind to what they really gave, because a model that overflows is not to be had here."""
+    text = PROBES[1]
+    expected = passage_vectors(reference, [text])[0]
+    monkeypatch.setattr("semsearch.encoders.accelerated.probed", lambda _: None)  # processors are slow in float16
+
+    def cosine(strays: int) -> float:
+        verdicts = iter(["strays"] * strays + [""] * 3)
+        monkeypatch.setattr("semsearch.encoders.accelerated.compared", lambda *_: (0.0, next(verdicts)))
+        return float(passage_vectors(AcceleratedEncoder(MODEL, "cpu"), [text])[0] @ expected)
+
+    float16, bfloat16, float32 = (1 - cosine(strays) for strays in range(3))
+    assert bfloat16 > 4 * float16 > 4 * float32
+    assert "is used in float32 on cpu: in half precision strays" in caplog.text
 
 
 def test_a_gpu_that_is_not_there_is_an_error_of_ours_or_left_alone(

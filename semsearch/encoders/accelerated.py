@@ -35,12 +35,15 @@ class AcceleratedEncoder:
         self._device = device
         self._tokeniser = Tokeniser(model)
         self._lock = threading.Lock()
+        for half in (torch.float16, torch.bfloat16):  # the finer one first; only the other cannot overflow
+            self._network = Network(reference).to(half)
+            _, trouble = compared(probed(self), expected, LOWEST_COSINE)
+            if not trouble:
+                return
+            logger.info("%s in %s on %s: %s", model.spec.name, half, device, trouble)
+            reference = ReferenceEncoder(model, device)  # its weights have lost half of their digits
+        logger.warning("%s is used in float32 on %s: in half precision %s", model.spec.name, device, trouble)
         self._network = Network(reference)
-        self._network.to(_half(device))
-        _, trouble = compared(probed(self), expected, LOWEST_COSINE)
-        if trouble:
-            logger.warning("%s is used in float32 on %s: in half precision %s", model.spec.name, device, trouble)
-            self._network = Network(ReferenceEncoder(model, device))
 
     def tokenise(self, passages: Sequence[str]) -> list[Tokenised]:
         """Return the passages' tokens."""
@@ -65,8 +68,3 @@ class AcceleratedEncoder:
         except RuntimeError as error:  # torch's word for running out of memory, among others
             raise EncoderError(f"encoding failed on {self._device}: {error}; try --device cpu") from error
         return vectors
-
-
-def _half(device: str) -> torch.dtype:
-    """Return the half precision that this device has: bfloat16 cannot overflow, older GPUs lack it."""
-    return torch.bfloat16 if device == "cpu" or torch.cuda.is_bf16_supported() else torch.float16
