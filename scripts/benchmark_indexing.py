@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure indexing: the first run, a second one with nothing changed, one abstract changed.
 
-scripts/benchmark_indexing.py PAPERS.jsonl.zst --index indexes/benchmark
+scripts/benchmark_indexing.py PAPERS.jsonl.zst ... --index indexes/benchmark
 """
 
 import argparse
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from measuring import keep, run_semsearch, stopwatch
 
 from semsearch.readers import Found, origin_of, read
 
-_PARSE = "import sys; from semsearch.readers import read; print(sum(1 for _ in read(sys.argv[1])))"
+_PARSE = "import sys; from semsearch.readers import read; print(sum(1 for path in sys.argv[1:] for _ in read(path)))"
 
 
 def main() -> None:
     """Run the measurements and keep their result."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("papers", type=Path)
+    arguments.add_argument("papers", type=Path, nargs="+")
     arguments.add_argument(
         "--index", type=Path, required=True, help="where to build; if it is there, only later runs are measured"
     )
@@ -31,13 +32,13 @@ def main() -> None:
     index = ["--index", str(options.index)]
 
     if not options.index.exists():
-        keep("indexing", first_run(options.papers, index), [options.papers])
-    keep("reindexing", later_runs(options.papers, index), [options.papers])
+        keep("indexing", first_run(options.papers, index), options.papers)
+    keep("reindexing", later_runs(options.papers, index), options.papers)
 
 
-def first_run(papers: Path, index: list[str]) -> dict[str, Any]:
+def first_run(papers: Sequence[Path], index: list[str]) -> dict[str, Any]:
     """Index the papers into a new index."""
-    report, seconds, peak = run_semsearch("index", str(papers), *index)
+    report, seconds, peak = run_semsearch("index", *map(str, papers), *index)
     stats, _, _ = run_semsearch("stats", *index)
     return {
         "papers": report["papers"],
@@ -51,12 +52,12 @@ def first_run(papers: Path, index: list[str]) -> dict[str, Any]:
     }
 
 
-def later_runs(papers: Path, index: list[str]) -> dict[str, Any]:
+def later_runs(papers: Sequence[Path], index: list[str]) -> dict[str, Any]:
     """Index the same papers again, and with one abstract changed; the best of three where seconds are compared."""
     parse_seconds = min(parse(papers) for _ in range(3))
-    again = [run_semsearch("index", str(papers), *index) for _ in range(3)]
+    again = [run_semsearch("index", *map(str, papers), *index) for _ in range(3)]
     again_seconds = min(seconds for _, seconds, _ in again)
-    changed, changed_seconds = change_one(papers, index)
+    changed, changed_seconds = change_one(papers[0], index)
     verified, verify_seconds, _ = run_semsearch("verify", *index)
     return {
         "nothing_changed": {
@@ -75,10 +76,10 @@ def told(report: dict[str, Any]) -> dict[str, int]:
     return {key: report[key] for key in ("new", "changed", "unchanged", "encoder_calls", "encoded")}
 
 
-def parse(papers: Path) -> float:
+def parse(papers: Sequence[Path]) -> float:
     """Return the seconds that a new process takes to read all papers and do nothing with them."""
     with stopwatch() as watch:
-        subprocess.run([sys.executable, "-c", _PARSE, str(papers)], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([sys.executable, "-c", _PARSE, *map(str, papers)], stdout=subprocess.DEVNULL, check=True)
     return watch.seconds
 
 
