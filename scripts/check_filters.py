@@ -47,7 +47,7 @@ DECADES = {
 """Each decade of selectivity and the share of all papers that is just below it."""
 
 _EVERYDAY = Path(__file__).parent / "everyday_questions.txt"
-_QUESTIONS = 15
+_QUESTIONS = 10  # everyday ones, and as many titles
 _LIMITS = (1, 10, 100)
 _DRAWS_PER_FILTER = 100
 _BLOCK = 5_000
@@ -76,7 +76,7 @@ def checked(searcher: Searcher, filters: int, seed: int) -> dict[str, Any]:
     """Return what was asked, and what of the answers was wrong, by mode and decade."""
     rng = np.random.default_rng(seed)
     by_decade = drawn(Papers(searcher), filters, rng)
-    questions = [Question.of(searcher, text) for text in _texts(searcher, rng)]
+    questions = Question.of(searcher, _texts(searcher, rng))
     modes: dict[str, dict[str, Verdict]] = {name: defaultdict(Verdict) for name in (*MODES, "dense, exact")}
     tell, asked, of = counting("filters"), 0, sum(map(len, by_decade.values()))
     for decade, some in by_decade.items():
@@ -235,10 +235,15 @@ class Papers:
 
     def _of_doi(self, paper: Paper, rng: np.random.Generator) -> Iterable[Condition]:
         with_doi = _together(self._rows.get("doi", {}).values())
-        yield "has_doi", *(("true", with_doi) if paper.doi else ("false", np.setdiff1d(self.live, with_doi)))
+        if paper.doi:
+            yield "has_doi", "true", with_doi
+        else:
+            without = self._generation.live.copy()
+            without[with_doi] = False
+            yield "has_doi", "false", np.flatnonzero(without)
 
     def _of_ids(self, paper: Paper, rng: np.random.Generator) -> Iterable[Condition]:
-        rows = rng.choice(self.live, min(int(10 ** rng.uniform(0, 3)), len(self.live)), replace=False)
+        rows = np.unique(rng.choice(self.live, int(10 ** rng.uniform(0, 3))))
         versions = self._searcher.library.versions_at(self._generation.seqs_at(rows).tolist())
         yield "ids", "|".join(version.paper.paper_id for version in versions.values()), rows
 
@@ -311,25 +316,36 @@ class Question:
     found: Mask
 
     @classmethod
-    def of(cls, searcher: Searcher, text: str) -> "Question":
-        """Return the question with the scores of all rows."""
-        generation = searcher.generation
-        vector = searcher.encoder.encode_queries([text])[0]
-        cosines = np.zeros(generation.manifest.rows)
-        for start in range(0, len(cosines), _BLOCK):
-            block = np.arange(start, min(start + _BLOCK, len(cosines)))
-            cosines[block] = generation.vectors_at(block) @ vector
-        scores, seqs = generation.lexical.search(parse_query(text), generation.papers)
-        bm25, found = np.zeros_like(cosines), np.zeros_like(generation.live)
-        rows = generation.rows_of(seqs)
-        bm25[rows], found[rows] = scores, True
-        return cls(text, cosines, bm25, found)
+    def of(cls, searcher: Searcher, texts: Sequence[str]) -> "list[Question]":
+        """Return the questions with the scores of all rows."""
+        cosines = _cosines(searcher, texts)
+        return [cls(text, mine, *_bm25(searcher, text)) for text, mine in zip(texts, cosines, strict=True)]
 
     def truth(self, mode: Mode, left: Mask) -> Truth:
         """Return what may be shown of the rows that a filter leaves."""
         if mode == "lexical":
             return Truth(left & self.found, self.bm25)
         return Truth(left, self.cosines if mode == "dense" else None, _FLOAT32_ERROR)
+
+
+def _cosines(searcher: Searcher, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Return the cosine of each text and each row, shape (texts, rows)."""
+    rows = searcher.generation.manifest.rows
+    vectors, cosines = searcher.encoder.encode_queries(texts), np.zeros((len(texts), rows))
+    for start in range(0, rows, _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, rows))
+        cosines[:, block] = vectors @ searcher.generation.vectors_at(block).T
+    return cosines
+
+
+def _bm25(searcher: Searcher, text: str) -> tuple[NDArray[np.float64], Mask]:
+    """Return the BM25 of each row, and which rows hold a word of the text."""
+    generation = searcher.generation
+    scores, seqs = generation.lexical.search(parse_query(text), generation.papers)
+    bm25, found = np.zeros(len(generation.live)), np.zeros_like(generation.live)
+    rows = generation.rows_of(seqs)
+    bm25[rows], found[rows] = scores, True
+    return bm25, found
 
 
 @dataclass(slots=True)
