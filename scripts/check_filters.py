@@ -10,15 +10,15 @@ Of each decade of selectivity as many filters are drawn; where an index is too s
 - short answers: fewer hits than were asked for, and than there are,
 - leaks: hits that the filter does not leave, that come twice, or that hold no word where only words are asked for,
 - wrong totals,
-- misses: places of the best papers that others took, which lists may cause (`dense`, but not `dense, exact`); of the
-  ten best it is what `recall_at_10` promises.
+- misses: those of the ten best that were not shown. Lists cause some (`dense`, but not `dense, exact`), more where the
+  question lies far from all papers.
 """
 
 import argparse
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -54,6 +54,7 @@ _BLOCK = 5_000
 _FLOAT32_ERROR = 2e-6
 
 Mask = NDArray[np.bool_]
+Scores = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Condition = tuple[str, str, Rows]
 """A name, what is typed for it, and the rows that it leaves."""
@@ -86,7 +87,7 @@ def checked(searcher: Searcher, filters: int, seed: int) -> dict[str, Any]:
                 mode: Mode = "dense" if name == "dense, exact" else name  # type: ignore[assignment]
                 page = Page(limit, where=each.where, collapse="none", approximate=name != "dense, exact")
                 answer = searcher.search(question.text, page, mode)
-                verdicts[decade].add(searcher, answer, question.truth(mode, each.rows), limit)
+                verdicts[decade].add(searcher, answer, question, each.rows, limit)
             asked += 1
             tell(asked, of)
     return {
@@ -95,8 +96,7 @@ def checked(searcher: Searcher, filters: int, seed: int) -> dict[str, Any]:
         "filters": {decade: _described(some) for decade, some in by_decade.items()},
         "conditions": dict(Counter(kind for some in by_decade.values() for each in some for kind in each.kinds)),
         "modes": {
-            name: {decade: each.figures(with_misses=name != "hybrid") for decade, each in verdicts.items()}
-            for name, verdicts in modes.items()
+            name: {decade: each.figures() for decade, each in verdicts.items()} for name, verdicts in modes.items()
         },
     }
 
@@ -106,13 +106,14 @@ def _described(some: Sequence["Drawn"]) -> dict[str, int]:
     return {"filters": len(some), "fewest_papers": min(counts, default=0), "most_papers": max(counts, default=0)}
 
 
-def _texts(searcher: Searcher, rng: np.random.Generator) -> list[str]:
-    """Return everyday questions, and words from titles, none of them in a query's syntax."""
+def _texts(searcher: Searcher, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Return everyday questions, which hardly any paper answers, and words of titles, none in a query's syntax."""
     everyday = _EVERYDAY.read_text(encoding="utf-8").splitlines()[:_QUESTIONS]
     rows = rng.permutation(np.flatnonzero(searcher.generation.live))[: 4 * _QUESTIONS]
     versions = searcher.library.versions_at(searcher.generation.seqs_at(np.sort(rows)).tolist())
     titles = [" ".join(re.findall(r"[a-z0-9]{3,}", each.paper.title.lower())[:6]) for each in versions.values()]
-    return everyday + [title for title in titles if title][:_QUESTIONS]
+    asked = {"everyday questions": everyday, "words of titles": [title for title in titles if title][:_QUESTIONS]}
+    return [(kind, text) for kind, texts in asked.items() for text in texts]
 
 
 # What filters should leave
@@ -255,8 +256,8 @@ def _values_of(paper: Paper) -> Iterator[tuple[str, str]]:
     if paper.doi:
         yield "doi", ""
     yield from (("author", name) for name in {fold_name(author) for author in paper.authors})
-    for field, labels in _labels_of(paper).items():
-        yield from ((field, label) for label in {fold_label(label) for label in labels})
+    for name, labels in _labels_of(paper).items():
+        yield from ((name, label) for label in {fold_label(label) for label in labels})
 
 
 def _labels_of(paper: Paper) -> dict[LabelField, tuple[str, ...]]:
@@ -298,37 +299,23 @@ def decade_of(share: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """The rows that an answer may show, and what each row scores in the leg asked; None where both legs are joined."""
-
-    rows: Mask
-    scores: NDArray[np.float64] | None
-    error: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
     """A question and what every row scores by it: its cosine, its BM25; and which rows hold a word of it."""
 
+    kind: str
     text: str
-    cosines: NDArray[np.float64]
-    bm25: NDArray[np.float64]
+    cosines: Scores
+    bm25: Scores
     found: Mask
 
     @classmethod
-    def of(cls, searcher: Searcher, texts: Sequence[str]) -> "list[Question]":
-        """Return the questions with the scores of all rows."""
-        cosines = _cosines(searcher, texts)
-        return [cls(text, mine, *_bm25(searcher, text)) for text, mine in zip(texts, cosines, strict=True)]
-
-    def truth(self, mode: Mode, left: Mask) -> Truth:
-        """Return what may be shown of the rows that a filter leaves."""
-        if mode == "lexical":
-            return Truth(left & self.found, self.bm25)
-        return Truth(left, self.cosines if mode == "dense" else None, _FLOAT32_ERROR)
+    def of(cls, searcher: Searcher, texts: Sequence[tuple[str, str]]) -> "list[Question]":
+        """Return the questions, given by their kind and text, with the scores of all rows."""
+        cosines = _cosines(searcher, [text for _, text in texts])
+        return [cls(*each, mine, *_bm25(searcher, each[1])) for each, mine in zip(texts, cosines, strict=True)]
 
 
-def _cosines(searcher: Searcher, texts: Sequence[str]) -> NDArray[np.float64]:
+def _cosines(searcher: Searcher, texts: Sequence[str]) -> Scores:
     """Return the cosine of each text and each row, shape (texts, rows)."""
     rows = searcher.generation.manifest.rows
     vectors, cosines = searcher.encoder.encode_queries(texts), np.zeros((len(texts), rows))
@@ -338,7 +325,7 @@ def _cosines(searcher: Searcher, texts: Sequence[str]) -> NDArray[np.float64]:
     return cosines
 
 
-def _bm25(searcher: Searcher, text: str) -> tuple[NDArray[np.float64], Mask]:
+def _bm25(searcher: Searcher, text: str) -> tuple[Scores, Mask]:
     """Return the BM25 of each row, and which rows hold a word of the text."""
     generation = searcher.generation
     scores, seqs = generation.lexical.search(parse_query(text), generation.papers)
@@ -357,36 +344,35 @@ class Verdict:
     leaks: int = 0
     wrong_totals: int = 0
     expected: int = 0
-    misses: int = 0
-    expected_of_ten: int = 0
-    misses_of_ten: int = 0
+    ten_best: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
 
-    def add(self, searcher: Searcher, answer: Answer, truth: Truth, limit: int) -> None:
-        """Judge one more answer."""
-        there = int(np.count_nonzero(truth.rows))
-        shown = _rows_of(searcher, answer)
+    def add(self, searcher: Searcher, answer: Answer, question: "Question", left: Mask, limit: int) -> None:
+        """Judge one more answer, to a question within a filter that leaves these rows."""
+        rows = left & question.found if answer.mode == "lexical" else left
+        there, shown = int(np.count_nonzero(rows)), _rows_of(searcher, answer)
         self.answers += 1
         self.short += len(answer.hits) < min(limit, there)
-        self.leaks += len(shown) - int(np.count_nonzero(truth.rows[np.unique(shown)]))
+        self.leaks += len(shown) - int(np.count_nonzero(rows[np.unique(shown)]))
         self.wrong_totals += not _is_total(answer, there)
         self.expected += min(limit, there)
-        self.expected_of_ten += min(limit, there, 10)
-        if truth.scores is not None:
-            self.misses += _misses(truth, shown, limit)
-            self.misses_of_ten += _misses(truth, shown[:10], min(limit, 10))
+        if answer.mode != "hybrid":  # whose best nobody knows without doing what it does
+            scores = question.bm25 if answer.mode == "lexical" else question.cosines
+            best = -np.sort(-scores[rows])[: min(limit, 10)]
+            self.ten_best[question.kind] += len(best)
+            self.missed[question.kind] += _missed(best, scores[np.unique(shown[:10])])
 
-    def figures(self, *, with_misses: bool) -> dict[str, int]:
-        """Return the counts; where both legs are joined, nobody knows what was missed."""
-        figures = {
+    def figures(self) -> dict[str, Any]:
+        """Return the counts."""
+        figures: dict[str, Any] = {
             "answers": self.answers,
+            "hits_expected": self.expected,
             "short_answers": self.short,
             "leaks": self.leaks,
             "wrong_totals": self.wrong_totals,
-            "hits_expected": self.expected,
-            "hits_expected_of_ten_best": self.expected_of_ten,
         }
-        misses = {"misses": self.misses, "misses_of_ten_best": self.misses_of_ten}
-        return figures | misses if with_misses else figures
+        misses = {kind: {"expected": of, "missed": self.missed[kind]} for kind, of in self.ten_best.items()}
+        return figures | ({"ten_best": misses} if misses else {})
 
 
 def _rows_of(searcher: Searcher, answer: Answer) -> Rows:
@@ -396,12 +382,9 @@ def _rows_of(searcher: Searcher, answer: Answer) -> Rows:
     return generation.rows_of(np.array([seqs[hit.paper.paper_id] for hit in answer.hits], dtype=np.int64))
 
 
-def _misses(truth: Truth, shown: Rows, limit: int) -> int:
-    """Return how many of the best, so many as there may be, were not shown, nor others that score as much."""
-    assert truth.scores is not None, "there is one leg"
-    best = -np.sort(-truth.scores[truth.rows])[:limit]
-    good = truth.scores[np.unique(shown)] >= best[-1] - truth.error if best.size else np.empty(0)
-    return len(best) - min(int(np.count_nonzero(good)), len(best))
+def _missed(best: Scores, shown: Scores) -> int:
+    """Return how many of the best scores were not shown, nor others as high."""
+    return len(best) - int(np.count_nonzero(shown >= best[-1] - _FLOAT32_ERROR)) if best.size else 0
 
 
 def _is_total(answer: Answer, there: int) -> bool:

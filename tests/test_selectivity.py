@@ -105,7 +105,7 @@ def test_words_within_a_filter(index: LexicalIndex, query: str, left: int, limit
     scores, seqs = index.search(parse_query(query), ROWS)
     passing = allowed[seqs // 2]
     found_scores, found = index.search(parse_query(query), limit, 2 * np.flatnonzero(allowed) + 1)
-    there = np.count_nonzero(passing)
+    there = int(np.count_nonzero(passing))
     assert len(np.unique(found)) == len(found) >= min(limit, there)
     assert set(found.tolist()) <= set(seqs[passing].tolist())
     np.testing.assert_array_equal(found_scores[:limit], scores[passing][:limit])
