@@ -22,7 +22,7 @@ from semsearch.service.refusals import Refusal, message_of, unavailable
 from semsearch.service.strict import StrictRoute, no_parameters
 
 _WORDS = {
-    400: "malformed: bad JSON, bad percent-encoding, a parameter given twice",
+    400: "malformed: bad JSON, bad percent-encoding, a parameter given twice, a cursor of another question",
     401: "no token, or the wrong one",
     403: "a page of another site is behind this",
     404: "no such paper",
