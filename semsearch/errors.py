@@ -7,6 +7,7 @@ SemsearchError
 ├── EncoderError           the encoder is missing, not the expected one, or gave unusable vectors
 ├── IndexMissingError      there is no index in this folder
 ├── IndexBusyError         another process is writing this index
+├── DiskFullError          there is no space to store what should be stored
 ├── AdditionsFullError     more papers wait to be added than can be taken
 ├── KeyUsedError           a key names another request than the one it was first sent with
 ├── OldFormatError         a generation was written by an older semsearch; the library can make it anew
@@ -46,6 +47,10 @@ class IndexMissingError(SemsearchError):
 
 class IndexBusyError(SemsearchError):
     """Another process holds the lock that this operation needs."""
+
+
+class DiskFullError(SemsearchError):
+    """What should be stored has no space on the disk."""
 
 
 class AdditionsFullError(SemsearchError):

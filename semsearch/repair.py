@@ -27,7 +27,7 @@ from semsearch.generation import (
 )
 from semsearch.library import Library
 from semsearch.publishing import PUBLISH_WAIT_SECONDS, publish_anew, publish_pending
-from semsearch.verify import disagreements, leftovers, misplaced, problems
+from semsearch.verify import OnRows, disagreements, leftovers, misplaced, passing_library, problems
 
 _LOCK_WAIT_SECONDS = 2.0
 _ANY_NUMBER = 2**62
@@ -56,11 +56,18 @@ def encoder_of(folder: IndexFolder, device: str | None = None) -> Callable[[Enco
     return found
 
 
-def repair(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], *, anew: bool = False) -> Repaired:
+def repair(
+    folder: IndexFolder,
+    encoder: Callable[[EncoderSpec], Encoder],
+    *,
+    anew: bool = False,
+    on_rows: OnRows | None = None,
+) -> Repaired:
     """Make sound what can be, and tell what was done and what is left.
 
     :param encoder: gives the encoder of a vector space, for embeddings that have to be computed again.
     :param anew: make the live generation anew although nothing is found wrong with it.
+    :param on_rows: is told how far its reading has come, first of what may have to be mended, then of what there is.
     :raises IndexMissingError: if there is no index in the folder.
     :raises IndexBusyError: if a reindex of this index is running.
     """
@@ -69,11 +76,11 @@ def repair(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], *, an
     trouble = ""
     with exclusive_lock(folder.reindex_lock, "repair", _LOCK_WAIT_SECONDS):
         try:
-            for line in chain(_tidied(folder), _mended(folder, encoder, anew)):
+            for line in chain(_tidied(folder), _mended(folder, encoder, anew, on_rows)):
                 done.append(line)
         except SemsearchError as error:  # what it is shall not keep the rest from being told
             trouble = str(error)
-    left = list(problems(folder))
+    left = list(problems(folder, on_rows=on_rows))
     if trouble and not any(trouble in line for line in left):
         left.append(trouble)
     return Repaired(tuple(done), tuple(left))
@@ -120,11 +127,13 @@ def _damaged(folder: IndexFolder) -> list[tuple[Path, DamageError]]:
     return found
 
 
-def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], anew: bool) -> Iterator[str]:
+def _mended(
+    folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], anew: bool, on_rows: OnRows | None
+) -> Iterator[str]:
     """Mend the library, and publish what it makes where the live generation is not that; yield what was done."""
     before = last_spec(folder)  # of what was moved to quarantine, if it must be
     with Library.open(folder.library) as library:
-        mended = library.mend()
+        mended = library.mend(passing_library(library, on_rows))
         yield from mended.done
         if not library.last_seq():
             return
@@ -136,7 +145,7 @@ def _mended(folder: IndexFolder, encoder: Callable[[EncoderSpec], Encoder], anew
             live = open_current(folder)
         except NoGenerationError:
             live = None
-        agrees = live and not any(disagreements(library, live))
+        agrees = live and not any(disagreements(library, live, on_rows))
         if live and agrees and not anew:
             published = publish_pending(folder, library, live.manifest.encoder, live)
             if published is not live:

@@ -329,6 +329,20 @@ def test_changes_that_are_not_searchable_yet_are_named(run: Run, papers: Path, t
     assert run("index")[1] == "0 new, 0 changed, 0 unchanged\n2 papers searchable (generation 2, 0 texts encoded)\n"
 
 
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_a_terminal_shows_how_far_a_check_has_come(
+    run: Run, papers: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", "papers.jsonl")
+    assert run(command) == (0, "sound\n", ""), "which is no terminal"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes anything for a terminal
+    code, out, err = run(command)
+    assert (code, out) == (0, "sound\n")
+    assert "papers of the generation" in err
+    assert "3/3" in err
+    assert json.loads(run(command, "--json")[1])["sound"]
+
+
 @pytest.mark.parametrize(
     "command", [("search", "x"), ("related", "x"), ("delete", "x"), ("stats",), ("verify",), ("serve",), ("eval",)]
 )

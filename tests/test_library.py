@@ -18,7 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from storage import SPEC, Oracle, Shelf, add, embedding_of, vector_of
 
-from semsearch.errors import IndexMissingError, KeyUsedError, LibraryDamageError, NotEncodedError, SemsearchError
+from semsearch.errors import (
+    DiskFullError,
+    IndexMissingError,
+    KeyUsedError,
+    LibraryDamageError,
+    NotEncodedError,
+    SemsearchError,
+)
 from semsearch.library import Embedding, Library, LibraryCounts, Receipt, content_digest, text_digest
 from semsearch.library import library as room
 from semsearch.papers import Paper
@@ -772,7 +779,7 @@ def test_a_full_disk_is_said_and_the_library_goes_on_when_there_is_space(library
     library._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     big = [make_paper(number, words=f"word {number} " * 300) for number in range(20, 60)]
     for _ in range(2):
-        with pytest.raises(SemsearchError, match="the disk is full; free some space and run the same command again"):
+        with pytest.raises(DiskFullError, match="the disk is full; free some space and run the same command again"):
             add(library, big)
         assert library.last_seq() == 20
         assert library.counts().embeddings == 20

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import benchmark_answers
+import check_filters
 import measuring
 import numpy as np
 import pytest
@@ -23,8 +26,8 @@ from numpy.typing import NDArray
 from storage import unit_rows
 
 from semsearch import IndexFolder, Library, Searcher
-from semsearch.generation import open_current
-from semsearch.ranking import MODES
+from semsearch.generation import Generation, open_current
+from semsearch.ranking import MODES, Ranker, Ranking
 from semsearch.vectors import write_vectors
 
 # Reciprocal rank fusion
@@ -134,3 +137,64 @@ def test_graphs_over_a_few_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert result["graph"]["titles"]["times_flat"] == pytest.approx(
         1_000 / result["graph"]["titles"]["milliseconds"], 0.1
     )
+
+
+# Checks within filters
+
+
+def _faults(result: dict[str, Any], fault: str) -> dict[str, int]:
+    return {mode: sum(each[fault] for each in by_decade.values()) for mode, by_decade in result["modes"].items()}
+
+
+def test_answers_within_filters_are_checked(index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder) -> None:
+    index_papers(
+        [
+            make_paper(
+                number,
+                published=f"{2000 + number % 9}" + ("-05" if number % 2 else ""),
+                authors=(f"Ada{number % 7} Lovelace",),
+                categories=("cs.CL", "stat.ML")[: number % 3],
+                venue=("ACL", "ACL Findings", None)[number % 3],
+                doi=f"10.1000/{number}" if number % 4 else None,
+            )
+            for number in range(240)
+        ]
+    )
+    folder = IndexFolder(tmp_path / "index")
+    with Searcher(Library.open(folder.library), open_current(folder), fake_encoder) as searcher:
+        sound = check_filters.checked(searcher, 6, 0)
+        nothing = dict.fromkeys([*MODES, "dense, exact"], 0)
+        assert sound["filters"]["0.1 % to 1 %"] == {"filters": 6, "fewest_papers": 1, "most_papers": 2}
+        assert sound["filters"]["up to 0.001 %"]["filters"] == 0, "not of 240 papers"
+        for fault in ("short_answers", "leaks", "wrong_totals"):
+            assert _faults(sound, fault) == nothing
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Generation, "matching", lambda generation, where, rows_of_ids: generation.live)
+            leaking = check_filters.checked(searcher, 6, 0)
+        assert min(_faults(leaking, "leaks").values()) > 0
+        assert min(_faults(leaking, "wrong_totals").values()) > 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ranker, "ranked", _without_the_first(Ranker.ranked))
+            short = check_filters.checked(searcher, 6, 0)
+        assert min(_faults(short, "short_answers").values()) > 0
+        assert _faults(short, "leaks") == nothing
+        assert _missed(sound) == dict.fromkeys(["dense", "lexical", "dense, exact"], 0)
+        assert min(_missed(short).values()) > 0
+
+
+def _missed(result: dict[str, Any]) -> dict[str, int]:
+    return {
+        mode: sum(kind["missed"] for each in by_decade.values() for kind in each["ten_best"].values())
+        for mode, by_decade in result["modes"].items()
+        if mode != "hybrid"
+    }
+
+
+def _without_the_first(ranked: Callable[..., Ranking]) -> Callable[..., Ranking]:
+    def broken(ranker: Ranker, window: int) -> Ranking:
+        whole = ranked(ranker, window)
+        parts = {name: getattr(whole, name) for name in Ranking.__dataclass_fields__}
+        rest: dict[str, Any] = {name: part[1:] for name, part in parts.items() if isinstance(part, np.ndarray)}
+        return replace(whole, **rest)
+
+    return broken

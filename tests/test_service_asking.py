@@ -341,7 +341,7 @@ def test_a_cursor_of_another_question_is_refused(client: TestClient, change: dic
     assert client.get("/search", params=asked | cursor).status_code == 200
     assert client.get("/search", params=asked | cursor | {"limit": 7, "facets": 3}).status_code == 200
     answer = client.get("/search", params=asked | cursor | change)
-    assert (answer.status_code, answer.json()) == (422, refusal("invalid", STALE, "query", "cursor"))
+    assert (answer.status_code, answer.json()) == (400, refusal("malformed", STALE, "query", "cursor"))
 
 
 def test_every_ranking_has_cursors_of_its_own(client: TestClient) -> None:
@@ -356,7 +356,7 @@ def test_every_ranking_has_cursors_of_its_own(client: TestClient) -> None:
     cursors = [client.post(path, json=body | {"limit": 2}).json()["meta"]["next_cursor"] for path, body in asked]
     for place, (path, body) in enumerate(asked):
         answers = [client.post(path, json=body | {"cursor": cursor, "limit": 2}) for cursor in cursors]
-        assert [answer.status_code for answer in answers] == [200 if n == place else 422 for n in range(len(asked))]
+        assert [answer.status_code for answer in answers] == [200 if n == place else 400 for n in range(len(asked))]
         assert [result["rank"] for result in answers[place].json()["results"]] == [3, 4]
     one = client.get("/papers/p3/related?limit=2").json()["meta"]["next_cursor"]
     assert client.get(f"/papers/p3/related?limit=2&cursor={one}").json()["meta"]["offset"] == 2

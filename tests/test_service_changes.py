@@ -286,7 +286,7 @@ def test_the_answer_tells_of_each_paper(client: TestClient) -> None:
 def test_the_description_of_the_api_tells_how_papers_are_added(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     assert description["paths"]["/papers"]["post"]["security"] == [{"HTTPBearer": []}]
-    assert set(description["paths"]["/papers"]["post"]["responses"]) >= {"200", "401", "413", "422", "503"}
+    assert set(description["paths"]["/papers"]["post"]["responses"]) >= {"200", "401", "413", "422", "503", "507"}
     assert set(description["paths"]["/papers/{paper_id}"]) == {"get", "delete"}
     assert description["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
 
@@ -820,6 +820,33 @@ def test_what_cannot_be_published_is_stored_and_published_later(index: Path) -> 
         blocked.unlink()
         eventually(lambda: client.get("/papers/new2").status_code == 200)
         assert state(client) == (200, "none")
+
+
+def test_what_has_no_space_is_refused_whole_and_taken_when_there_is(
+    index: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = True
+    opened = Library.open
+
+    def cramped(path: Path) -> Library:
+        library = opened(path)
+        if full:
+            (pages,) = library._connection.execute("PRAGMA page_count").fetchone()
+            library._connection.execute(f"PRAGMA max_page_count = {pages}")
+        return library
+
+    message = "there is no space to store this, and nothing of it was stored; send it again when there is"
+    with service(index, admin=ADMIN) as client:
+        monkeypatch.setattr("semsearch.additions.Library.open", cramped)
+        big = [record(number, words=f"zebra{number} " + "word " * 2_000) for number in range(20)]
+        for _ in range(2):
+            answer = post(client, *big)
+            assert (answer.status_code, answer.json()) == (507, refusal("no_space", message))
+        assert "the disk is full" in caplog.text
+        assert changes_stored(client) == len(PAPERS)
+        assert client.get("/search?q=subject3").status_code == 200
+        full = False
+        assert accepted(post(client, *big))["new"] == 20
 
 
 def test_a_poisoned_text_is_not_acknowledged(index: Path) -> None:

@@ -25,7 +25,7 @@ from storage import (
 
 from semsearch.durable import exclusive_lock
 from semsearch.errors import EncoderError, IndexMissingError
-from semsearch.generation import Draft, IndexFolder, SegmentDraft, open_generation, publish
+from semsearch.generation import Draft, IndexFolder, SegmentDraft, open_current, open_generation, publish
 from semsearch.library import Library, rows, text_digest
 from semsearch.papers import Paper
 from semsearch.verify import problems
@@ -79,6 +79,19 @@ def test_a_sound_index_has_no_problems_also_with_changes_to_come(folder: IndexFo
 def test_an_index_without_anything_published_has_no_problems(tmp_path: Path) -> None:
     Library.create(tmp_path / "library.db").close()
     assert list(problems(IndexFolder(tmp_path))) == []
+
+
+def test_it_tells_how_far_it_has_come(folder: IndexFolder) -> None:
+    told: list[tuple[str, int, int]] = []
+    assert list(problems(folder, on_rows=lambda *each: told.append(each))) == []
+    with Library.open(folder.library) as library:
+        counts, live = library.counts(), len(open_current(folder).live_seqs())
+    of = {"rows of the library": counts.changes + counts.embeddings, "papers of the generation": live}
+    last = {what: (done, total) for what, done, total in told}
+    assert {what: last[what] for what in of} == {what: (total, total) for what, total in of.items()}
+    assert {(what, done) for what, done, total in told if not total} == {
+        (f"files of generation {number}", 0) for number in folder.published()
+    }
 
 
 def test_there_must_be_an_index(tmp_path: Path) -> None:

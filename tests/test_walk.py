@@ -94,6 +94,30 @@ def test_the_command_line_and_the_service_give_one_answer(service: str, samples_
     assert printed["results"][0]["paper"]["id"] == "arxiv:1603.09320"
 
 
+def test_an_evaluation_tells_a_build_by_its_exit_code_whether_it_is_below(samples_index: Path, tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    papers = [
+        {"_id": "w", "title": "Songs of whales", "text": "whales sing long songs in the deep sea"},
+        {"_id": "s", "title": "Prices", "text": "stock prices follow a random walk"},
+    ]
+    asked = [{"_id": "1", "text": "who sings in the sea"}, {"_id": "2", "text": "what is not in this corpus"}]
+    for name, lines in (("corpus", papers), ("queries", asked)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\tw\t1\n2\telsewhere\t1\n")
+
+    def evaluated(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "semsearch.cli", "eval", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=OFFLINE, timeout=300, check=False)
+        assert "nDCG@10" in done.stdout or "title" in done.stdout, "the figures are shown in any case"
+        return done.returncode, done.stderr.splitlines()[-1] if done.stderr else ""
+
+    judged = (str(tmp_path), "--index", str(tmp_path / "index"), "--fail-under")
+    assert evaluated(*judged, "0.5")[0] == 0, "which is not below: one question is answered, one cannot be"
+    assert evaluated(*judged, "0.501") == (3, "nDCG@10 0.500000 is under 0.501")
+    known = ("--index", str(samples_index), "--sample", "20", "--fail-under")
+    assert evaluated(*known, "0.9")[0] == 0
+
+
 def test_related_papers_over_http(service: str) -> None:
     related = get(f"{service}/papers/doi:10.1038/171737a0/related?limit=5")["results"]
     assert "doi:10.1038/171737a0" not in [result["paper"]["id"] for result in related]

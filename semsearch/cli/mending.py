@@ -34,7 +34,8 @@ def verify(index: Path, deep: bool, device: str | None, as_json: bool) -> None:
     from semsearch.verify import problems
 
     folder = IndexFolder(index)
-    found = list(problems(folder, encoder_of(folder, device) if deep else None))
+    with progress_bar(hidden=as_json) as on_progress:
+        found = list(problems(folder, encoder_of(folder, device) if deep else None, _counting(on_progress)))
     if as_json:
         print_json({"sound": not found, "problems": found})
     else:
@@ -65,7 +66,8 @@ def repair(index: Path, anew: bool, device: str | None, as_json: bool) -> None:
     from semsearch.repair import repair as repaired
 
     folder = IndexFolder(index)
-    result = repaired(folder, encoder_of(folder, device), anew=anew)
+    with progress_bar(hidden=as_json) as on_progress:
+        result = repaired(folder, encoder_of(folder, device), anew=anew, on_rows=_counting(on_progress))
     if as_json:
         print_json({"sound": not result.left, "done": result.done, "problems": result.left})
     else:
@@ -120,3 +122,9 @@ def _counting_pages(on_progress: "Callable[[Progress], None]") -> "Callable[[int
     from semsearch.reindex import Progress
 
     return lambda done, of: on_progress(Progress("pages of the library", done, of, 0))
+
+
+def _counting(on_progress: "Callable[[Progress], None]") -> "Callable[[str, int, int], None]":
+    from semsearch.reindex import Progress
+
+    return lambda what, done, of: on_progress(Progress(what, done, of or None, 0))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from semsearch.errors import IndexBusyError, LibraryDamageError, SemsearchError
+from semsearch.errors import DiskFullError, IndexBusyError, LibraryDamageError, SemsearchError
 from semsearch.library.rows import DELETION, PURGED, VERSION
 
 FORMAT_VERSION = 1
@@ -132,7 +132,7 @@ def explained(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise IndexBusyError(f"{path}: another process is writing it; run the same command again later") from error
         if code == sqlite3.SQLITE_FULL:
-            raise SemsearchError(f"{path}: the disk is full; free some space and run the same command again") from error
+            raise DiskFullError(f"{path}: the disk is full; free some space and run the same command again") from error
         raise SemsearchError(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise LibraryDamageError(f"{path}: {error}; restore it from a backup") from error

@@ -536,22 +536,27 @@ class Library:
                 ).fetchone()[0]
             return total
 
-    def damage(self) -> Iterator[str]:
-        """Yield one line for everything in the file that is not what was written; nothing for a sound library."""
-        return condition.damage(self._rows, self.path)
+    def damage(self, passed: Callable[[int], None] | None = None) -> Iterator[str]:
+        """Yield one line for everything in the file that is not what was written; nothing for a sound library.
+
+        :param passed: is told of every block of rows how many it has.
+        """
+        return condition.damage(self._rows_telling(passed), self.path)
 
     def disagreements(self) -> Iterator[str]:
         """Yield one line for every version whose digests do not name what it holds."""
         return condition.misnamed(self._rows, self.path)
 
-    def mend(self) -> condition.Mended:
+    def mend(self, passed: Callable[[int], None] | None = None) -> condition.Mended:
         """Make anew in this file what can be, and tell what was done and what is still damaged.
 
         Embeddings that are damaged are dropped: they can be computed again. SQLite's indexes are made anew from the
         rows, if these are sound. No row of a paper is touched.
+
+        :param passed: is told of every block of rows how many it has.
         """
         with self._lock:
-            return condition.mend(self._rows, self.path, self._run)
+            return condition.mend(self._rows_telling(passed), self.path, self._run)
 
     def copy_to(self, path: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Write all that is committed now into a new file, while others go on to read and write this one.
@@ -577,6 +582,15 @@ class Library:
     def _rows(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         with self._lock, explained(self.path):
             return self._connection.execute(statement, values).fetchall()
+
+    def _rows_telling(self, passed: Callable[[int], None] | None) -> condition.Read:
+        def read(statement: str, values: Sequence[object] = ()) -> list[Any]:
+            rows = self._rows(statement, values)
+            if passed:
+                passed(len(rows))
+            return rows
+
+        return read
 
     def _run(self, statement: str, values: Sequence[object] = ()) -> None:
         with self._transaction() as cursor:

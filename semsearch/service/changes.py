@@ -4,6 +4,7 @@ These routes are for the admin alone, and the index's one writer does the work.
 """
 
 import asyncio
+import logging
 import re
 from dataclasses import asdict
 from typing import Annotated, Any, get_args
@@ -15,12 +16,14 @@ from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from semsearch.additions import Addition, Additions, Outcome, Report
-from semsearch.errors import AdditionsFullError, IndexBusyError, KeyUsedError
+from semsearch.errors import AdditionsFullError, DiskFullError, IndexBusyError, KeyUsedError
 from semsearch.service import answers
 from semsearch.service.admin import admitted
 from semsearch.service.refusals import Refusal
 from semsearch.service.routes import CurrentSearcher, PaperId, live_of, responses
 from semsearch.service.strict import StrictRoute, no_parameters
+
+logger = logging.getLogger(__name__)
 
 MAX_PAPERS = 64
 MAX_KEY_CHARACTERS = 128
@@ -87,7 +90,7 @@ changes = APIRouter(
 )
 
 
-@changes.post("/papers", summary="Add papers, or change them", responses=responses(answers.AdditionAnswer, 401))
+@changes.post("/papers", summary="Add papers, or change them", responses=responses(answers.AdditionAnswer, 401, 507))
 async def add_papers(request: Request, searcher: CurrentSearcher, body: AddBody, key: Key = None) -> Response:
     """Answer when the papers are stored for good; they are found within a second."""
     addition = await run_in_threadpool(Addition.read, body.origin, body.papers, key)
@@ -100,6 +103,8 @@ async def add_papers(request: Request, searcher: CurrentSearcher, body: AddBody,
         raise Refusal(422, msg, loc=["header", "idempotency-key"], kind="key_used") from None
     except (AdditionsFullError, IndexBusyError):
         raise _busy() from None
+    except DiskFullError as error:
+        raise _no_space(error) from None
     return JSONResponse(_answer_of(report))
 
 
@@ -114,7 +119,7 @@ def _answer_of(report: Report) -> dict[str, Any]:
 
 
 @changes.delete(
-    "/papers/{paper_id:path}", summary="Delete a paper", responses=responses(answers.DeletionAnswer, 401, 404)
+    "/papers/{paper_id:path}", summary="Delete a paper", responses=responses(answers.DeletionAnswer, 401, 404, 507)
 )
 async def delete_paper(request: Request, searcher: CurrentSearcher, paper_id: PaperId) -> Response:
     """Answer when the paper is deleted for good and no search shows it any more."""
@@ -122,6 +127,8 @@ async def delete_paper(request: Request, searcher: CurrentSearcher, paper_id: Pa
         seq = await asyncio.wrap_future(_additions_of(request).delete(paper_id))
     except (AdditionsFullError, IndexBusyError):
         raise _busy() from None
+    except DiskFullError as error:
+        raise _no_space(error) from None
     try:
         async with asyncio.timeout(_DELETION_SECONDS):
             await asyncio.wrap_future(live_of(request).without_deleted(seq))
@@ -133,3 +140,8 @@ async def delete_paper(request: Request, searcher: CurrentSearcher, paper_id: Pa
 
 def _busy() -> Refusal:
     return Refusal(503, "too much is being added just now; send it again", code="busy", headers={"Retry-After": "2"})
+
+
+def _no_space(error: DiskFullError) -> Refusal:
+    logger.error("nothing of a change was stored: %s", error)
+    return Refusal(507, "there is no space to store this, and nothing of it was stored; send it again when there is")

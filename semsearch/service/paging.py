@@ -32,8 +32,8 @@ class Turn:
 
     def cursor(self, offset: int) -> str:
         """Return what leads to the page of the same ranking that begins after `offset` results."""
-        generation = self.searcher.generation.manifest.generation
-        packed = _FORM.pack(generation, offset, _identity(self.searcher), _digest(self.question, generation, offset))
+        generation, identity = self.searcher.generation.manifest.generation, _identity(self.searcher)
+        packed = _FORM.pack(generation, offset, identity, _digest(self.question, generation, offset, identity))
         return base64.urlsafe_b64encode(packed).decode()
 
     def next_cursor(self, answer: Answer) -> str | None:
@@ -47,13 +47,13 @@ def turn_to(live: Searchers, searcher: Searcher, asked: Asked | PageQuery, *subj
 
     :param searcher: the one of the moment, which answers whoever brings no cursor.
     :param subject: JSON values that say what is asked, besides filters and folding.
-    :raises Refusal: 422 for a cursor of another question, 410 for one whose generation is gone.
+    :raises Refusal: 400 for a cursor of another question, 410 for one whose generation is gone.
     """
     question = json.dumps([*subject, asked.collapse, repr(asked.where), asked.approximate])
     offset = asked.offset
     if asked.cursor is not None:
         generation, offset, identity, digest = _unpacked(asked)
-        if digest != _digest(question, generation, offset):
+        if digest != _digest(question, generation, offset, identity):
             raise _stale(asked)
         kept = live.searcher_of(generation)
         if kept is None or _identity(kept) != identity:
@@ -76,11 +76,11 @@ def _unpacked(asked: Asked | PageQuery) -> tuple[int, int, bytes, bytes]:
 
 
 def _stale(asked: Asked | PageQuery) -> Refusal:
-    return Refusal(422, _STALE, loc=[asked.SENT_IN, "cursor"])
+    return Refusal(400, _STALE, loc=[asked.SENT_IN, "cursor"])
 
 
-def _digest(question: str, generation: int, offset: int) -> bytes:
-    return blake2b(f"{generation} {offset} {question}".encode(), digest_size=8).digest()
+def _digest(question: str, generation: int, offset: int, identity: bytes) -> bytes:
+    return blake2b(f"{generation} {offset} {identity.hex()} {question}".encode(), digest_size=8).digest()
 
 
 def _identity(searcher: Searcher) -> bytes:

@@ -39,6 +39,7 @@ CODES = {
     500: "internal",
     503: "unavailable",
     504: "took_too_long",
+    507: "no_space",
 }
 CLOSE = {"Connection": "close"}
 _MESSAGES = {

@@ -22,7 +22,7 @@ from semsearch.service.refusals import Refusal, message_of, unavailable
 from semsearch.service.strict import StrictRoute, no_parameters
 
 _WORDS = {
-    400: "malformed: bad JSON, bad percent-encoding, a parameter given twice",
+    400: "malformed: bad JSON, bad percent-encoding, a parameter given twice, a cursor of another question",
     401: "no token, or the wrong one",
     403: "a page of another site is behind this",
     404: "no such paper",
@@ -37,8 +37,9 @@ _WORDS = {
     431: "the header is too large",
     503: "no answer now: starting, no sound index, or too busy; see Retry-After",
     504: "finding the answer took too long",
+    507: "there is no space to store this; nothing of it was stored",
 }
-_ANYWHERE = set(_WORDS) - {401, 404, 410}
+_ANYWHERE = set(_WORDS) - {401, 404, 410, 507}
 SEARCHERS = "semsearch.searchers"
 """Where a request's scope has what it may be answered by."""
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "string"}}}

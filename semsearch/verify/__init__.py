@@ -4,6 +4,7 @@
 agreement.py   a generation and its library, row by row
 derived.py     what a generation holds, and the same derived anew: columns, traits, pairs, words, vectors
 leftovers.py   what killed processes left, and what stands where something else should
+progress.py    how far a check has come
 ```
 """
 
@@ -16,8 +17,9 @@ from semsearch.library import Library
 from semsearch.verify.agreement import disagreements
 from semsearch.verify.derived import other_when_derived
 from semsearch.verify.leftovers import leftovers, misplaced
+from semsearch.verify.progress import OnRows, passing_library
 
-__all__ = ["disagreements", "leftovers", "misplaced", "problems"]
+__all__ = ["OnRows", "disagreements", "leftovers", "misplaced", "passing_library", "problems"]
 
 FindEncoder = Callable[[EncoderSpec], Encoder]
 """Gives the encoder of a vector space.
@@ -26,7 +28,7 @@ FindEncoder = Callable[[EncoderSpec], Encoder]
 """
 
 
-def problems(folder: IndexFolder, deep: FindEncoder | None = None) -> Iterator[str]:
+def problems(folder: IndexFolder, deep: FindEncoder | None = None, on_rows: OnRows | None = None) -> Iterator[str]:
     """Yield one line for everything that is damaged or disagrees; nothing for a sound index.
 
     Reads every row and vector of the library, every file of every generation, and compares the live generation with the
@@ -36,18 +38,19 @@ def problems(folder: IndexFolder, deep: FindEncoder | None = None) -> Iterator[s
     :param deep: also derive anew what can be derived: the digests of texts, and of the live generation and a staged one
         columns, traits, pairs of one work, words, and, by this encoder, some vectors; and look for what killed
         processes left.
+    :param on_rows: is told how far it has come.
     :raises IndexMissingError: if there is no index in the folder.
     """
     folder.check_exists()
     yield from misplaced(folder)
     found: dict[str, Generation] = {}
-    yield from _unsound(folder, found)
+    yield from _unsound(folder, found, on_rows)
     try:
         with Library.open(folder.library) as library:
-            for line in library.damage():
+            for line in library.damage(passing_library(library, on_rows)):
                 yield f"library: {line}"
             for name, generation in found.items():
-                for line in disagreements(library, generation):
+                for line in disagreements(library, generation, on_rows):
                     yield f"{name}: {line}"
             if deep:
                 yield from _deeper(library, found, deep)
@@ -57,7 +60,7 @@ def problems(folder: IndexFolder, deep: FindEncoder | None = None) -> Iterator[s
         yield from (f"{path} was left by a process that was killed" for path in leftovers(folder))
 
 
-def _unsound(folder: IndexFolder, sound: dict[str, Generation]) -> Iterator[str]:
+def _unsound(folder: IndexFolder, sound: dict[str, Generation], on_rows: OnRows | None) -> Iterator[str]:
     """Yield what is wrong with the generations; put the live one and the staged one into `sound`, if they are."""
     named = current_generation(folder)
     if named is None and folder.published():
@@ -66,6 +69,8 @@ def _unsound(folder: IndexFolder, sound: dict[str, Generation]) -> Iterator[str]
         yield f"generation {named[0]}, which CURRENT names, is missing; publish again with: {folder.command}"
     for number in folder.published():
         is_live = named is not None and number == named[0]
+        if on_rows:
+            on_rows(f"files of generation {number}", 0, 0)
         try:
             generation = open_generation(folder, number, named[1] if named and is_live else None)
         except OldFormatError as error:

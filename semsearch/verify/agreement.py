@@ -15,13 +15,15 @@ from semsearch.generation import Generation
 from semsearch.library import Library
 from semsearch.publishing import check_made_from, papers_at
 from semsearch.queries import LexicalQuery, Part
+from semsearch.verify.progress import OnRows, passing
 
 _EVERY_VALUE = 2**31
 
 
-def disagreements(library: Library, generation: Generation) -> Iterator[str]:
+def disagreements(library: Library, generation: Generation, on_rows: OnRows | None = None) -> Iterator[str]:
     """Yield one line for everything in which a generation is not what the library makes of it.
 
+    :param on_rows: is told how many papers have been compared.
     :raises LibraryDamageError: if the library has lost changes.
     """
     manifest = generation.manifest
@@ -37,6 +39,7 @@ def disagreements(library: Library, generation: Generation) -> Iterator[str]:
         yield f"the library has no vectors of its encoder {manifest.encoder.name}"
         return
     common = np.intersect1d(mine, theirs)
+    passed = passing("papers of the generation", len(common), on_rows)
     try:
         for seqs, vectors in library.vectors_at(common.tolist(), number):
             rows = generation.rows_of(seqs)
@@ -47,6 +50,7 @@ def disagreements(library: Library, generation: Generation) -> Iterator[str]:
             for seq, paper_id in zip(seqs.tolist(), generation.ids_at(rows), strict=True):
                 if ids[seq] != paper_id:
                     yield f"the paper of seq {seq} is {ids[seq]!r}, its columns call it {paper_id!r}"
+            passed(len(seqs))
         yield from _wrong_words(generation, common)
         yield from _wrong_columns(library, generation, common)
     except (LibraryDamageError, NotEncodedError) as error:
