@@ -1,8 +1,9 @@
 """How many lists must be looked through, and how good are the answers then?
 
 Both are measured when the lists are made, against the exact answers, on questions of two kinds: papers of the segment,
-each without itself, and points half way between two random papers. Those lie as far from any paper as typed questions
-do, and need as many lists; papers alone would flatter.
+each without itself, and points in the middle of three random papers. Those are nearly as hard as questions in plain
+words: of 362,952 papers, 99 % of the ten nearest stand in the first 388 of 1,205 lists for such questions, 288 for
+middles of three, 134 for titles half remembered, 88 for middles of two, and 50 for papers, which alone would flatter.
 """
 
 from dataclasses import dataclass
@@ -95,10 +96,10 @@ def _shares(
 
 
 def _questions(flat: Flat, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return papers and points between papers in turns of two, and the row that each is itself, -1 for none."""
-    rows = generator.integers(0, flat.rows, (3, 2 * _QUESTIONS))
-    papers, others, more = (flat.matrix[some] for some in rows)
-    between = others + more
+    """Return papers and middles of three papers in turns of two, and the row that each is itself, -1 for none."""
+    rows = generator.integers(0, flat.rows, (4, 2 * _QUESTIONS))
+    papers, *others = (flat.matrix[some] for some in rows)
+    between = np.sum(others, axis=0)
     between /= np.maximum(np.linalg.norm(between, axis=1, keepdims=True), 1e-6)
     pairs = np.stack([papers.reshape(-1, 2, flat.dimension), between.reshape(-1, 2, flat.dimension)], axis=1)
     itself = np.stack([rows[0].reshape(-1, 2), np.full((_QUESTIONS, 2), -1)], axis=1)
