@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,22 @@ def test_passages_are_the_same_however_many_go_together(compiled: CompiledEncode
     alone = np.concatenate([passage_vectors(compiled, [text]) for text in PROBES])
     assert np.einsum("nd,nd->n", together, alone).min() >= LOWEST_COSINE
     assert (np.argmax(together @ alone.T, axis=1) == np.arange(len(PROBES))).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own memory")
+def test_memory_does_not_grow_with_every_length_and_number_of_texts(compiled: CompiledEncoder) -> None:
+    """OpenVINO prepares for each shape of a batch, and by default keeps what it prepared for thousands."""
+    shapes = [(number, length) for length in range(3, 103) for number in (1, 2, 3)]
+    random.Random(0).shuffle(shapes)
+
+    def ask(some: list[tuple[int, int]]) -> int:
+        for number, length in some:
+            compiled.encode_queries([f"{chr(97 + place)} " * length for place in range(number)])
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    before = ask(shapes[:200])
+    assert ask(shapes[200:]) - before < 25_000, "kilobytes for a hundred shapes; all kept, they take twice as many"
 
 
 def test_half_precision_gives_the_reference_s_vectors(
