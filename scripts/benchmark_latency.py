@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time one question after the other in each mode, tell what its parts cost, and do the same within filters.
 
-scripts/benchmark_latency.py indexes/benchmark --queries 500
+scripts/benchmark_latency.py indexes/small indexes/large --queries 500
 
 Questions are made of the index's own papers: titles in lower case without one of their words, natural questions with
 words of title and abstract, and abstracts in full. Each is asked once and comes from another paper, so that no query's
@@ -44,12 +44,16 @@ Query = Callable[[Paper, random.Random], str | None]
 def main() -> None:
     """Run the measurements and keep their result."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("index", type=Path)
+    arguments.add_argument("indexes", type=Path, nargs="+", metavar="index")
     arguments.add_argument("--queries", type=int, default=500, help="of each kind, in each mode and each filter")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    with Searcher.open(options.index) as searcher:
-        keep("latency", measured(searcher, options.queries, options.seed), [])
+    result = {}
+    for index in options.indexes:
+        with Searcher.open(index) as searcher:
+            papers = f"{searcher.generation.papers} papers"
+            result[papers] = measured(searcher, options.queries, options.seed)
+    keep("latency", result, [])
 
 
 def measured(searcher: Searcher, count: int, seed: int) -> dict[str, Any]:
