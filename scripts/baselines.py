@@ -146,6 +146,7 @@ class Engine:
 
     ask: Callable[[Any], Rows]
     facts: dict[str, Any]
+    close: Callable[[], None] = lambda: None
 
 
 def numpy_scan(papers: Papers) -> Engine:
@@ -251,7 +252,7 @@ def fts5(papers: Papers, folder: Path) -> Engine:
         return [row for (row,) in found]
 
     settings = "bm25() by rank, any word but stop words, tokenizer porter unicode61, optimized"
-    return Engine(ask, {"version": sqlite3.sqlite_version, "settings": settings, **facts})
+    return Engine(ask, {"version": sqlite3.sqlite_version, "settings": settings, **facts}, connection.close)
 
 
 _FTS5_ASK = "SELECT rowid FROM papers WHERE papers MATCH ? ORDER BY rank LIMIT ?"

@@ -270,7 +270,8 @@ def by_meaning(searcher: Searcher, papers: Papers, asked: Asked, folder: Path) -
     vectors = searcher.encoder.encode_queries(subjects)
     true = _nearest(papers.matrix, vectors)
     row_of = _rows_by_id(papers)
-    rows_in_order = np.array([row_of[name] for name in searcher.generation.ids_at(_all_rows(searcher))])
+    ids = searcher.generation.ids_at(np.arange(searcher.generation.manifest.rows))
+    rows_in_order = np.array([row_of.get(name, -1) for name in ids])  # dead rows, too, which are never found
     given = Searcher(searcher.library, searcher.generation, GivenVectors(searcher.encoder.spec, subjects, vectors))
     whole = _semsearch(given, row_of, "dense")
     by_vector: dict[str, Callable[[], Engine]] = {
@@ -323,10 +324,6 @@ def _rows_by_id(papers: Papers) -> dict[str, int]:
     return {name: row for row, name in enumerate(papers.ids)}
 
 
-def _all_rows(searcher: Searcher) -> NDArray[np.int64]:
-    return np.arange(searcher.generation.manifest.rows)
-
-
 def _semsearch(searcher: Searcher, row_of: dict[str, int], mode: Mode) -> Engine:
     def ask(text: str) -> Rows:
         return [row_of[hit.paper.paper_id] for hit in searcher.search(text, _EACH, mode).hits]
@@ -343,6 +340,7 @@ def _measured(
     except AbsentError as error:
         return str(error)
     took, found = timed(made.ask, asked, name)
+    made.close()
     return {"milliseconds": took, **judge(found), **made.facts}
 
 

@@ -106,7 +106,8 @@ def test_sqlite_finds_stems_of_any_word_and_takes_no_sign_for_syntax(tmp_path: P
     assert engine.ask("the singing whale") == [0]
     assert set(engine.ask('sea AND "NOT (stock')) == {0, 1, 2}
     assert engine.ask("of the") == []
-    assert sqlite3.sqlite_version == engine.facts["version"]
+    assert engine.facts["version"] == sqlite3.sqlite_version
+    engine.close()
 
 
 # Over the samples
