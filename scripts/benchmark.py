@@ -29,7 +29,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ from baselines import (
 )
 from benchmark_latency import Questions, title_without_a_word
 from benchmark_serving import served
-from measuring import counting, index_facts, keep
+from measuring import children, counting, index_facts, keep, processor_seconds
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -373,31 +373,47 @@ def by_words(searcher: Searcher, papers: Papers, asked: Asked, folder: Path) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
-    """One service: where it is, how a question is put to it, and which ids an answer of it names."""
+class Service:
+    """A service in a process of its own."""
 
     address: str
+    pid: int
+
+    @classmethod
+    def started(cls, running: ExitStack, service: AbstractContextManager[str]) -> "Service":
+        """Start it, until the stack ends."""
+        before = children(os.getpid())
+        address = running.enter_context(service)
+        (pid,) = children(os.getpid()) - before
+        return cls(address, pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One service: its process and address, how a question is put to it, and which ids an answer of it names."""
+
+    service: Service
     path: Callable[[str], str]
     ids: Callable[[Any], list[str]]
 
 
-def _semsearch_client(address: str, where: dict[str, str] | None = None) -> Client:
+def _semsearch_client(service: Service, where: dict[str, str] | None = None) -> Client:
     return Client(
-        address,
+        service,
         lambda text: "/search?" + urlencode({"q": text, "limit": DEPTH, **(where or {})}),
         lambda answer: [hit["paper"]["id"] for hit in answer["results"]],
     )
 
 
-def _txtai_client(address: str) -> Client:
+def _txtai_client(service: Service) -> Client:
     return Client(
-        address,
+        service,
         lambda text: "/search?" + urlencode({"query": text, "limit": DEPTH}),
         lambda answer: [hit["id"] for hit in answer],
     )
 
 
-def _txtai_filtered(address: str, field: str, value: str | int, candidates: int | None) -> Client:
+def _txtai_filtered(service: Service, field: str, value: str | int, candidates: int | None) -> Client:
     similar = "similar(:text)" if candidates is None else f"similar(:text, {candidates})"
     query = f"select id, text, score from txtai where {similar} and {field} = :value"
 
@@ -405,18 +421,18 @@ def _txtai_filtered(address: str, field: str, value: str | int, candidates: int 
         parameters = json.dumps({"text": text, "value": value})
         return "/search?" + urlencode({"query": query, "limit": DEPTH, "parameters": parameters})
 
-    return Client(address, path, lambda answer: [hit["id"] for hit in answer])
+    return Client(service, path, lambda answer: [hit["id"] for hit in answer])
 
 
 def services(index: Path, papers: Papers, asked: Asked, folder: Path) -> dict[str, Any]:
     """Return what one client waits for hybrid answers of both services, and for filtered ones."""
     result: dict[str, Any] = {"semsearch": {"settings": "semsearch serve, mode hybrid, versions of a work folded"}}
     with ExitStack() as running:
-        clients = {"semsearch": _semsearch_client(running.enter_context(served(index)))}
+        clients = {"semsearch": _semsearch_client(Service.started(running, served(index)))}
         try:
             facts = txtai_facts() | kept(folder / "txtai", lambda path: txtai_index_of(papers, path))
             for name, threads in _TXTAI_THREADS.items():
-                clients[name] = _txtai_client(running.enter_context(txtai_served(folder / "txtai", threads)))
+                clients[name] = _txtai_client(Service.started(running, txtai_served(folder / "txtai", threads)))
                 result[name] = {**facts, "threads": threads or "as it ships"}
         except AbsentError as error:
             result["txtai"] = str(error)
@@ -426,8 +442,8 @@ def services(index: Path, papers: Papers, asked: Asked, folder: Path) -> dict[st
         fastest = min(
             (name for name in clients if name in _TXTAI_THREADS), key=lambda name: _p50(result, name), default=None
         )
-        theirs = clients[fastest].address if fastest else None
-        result["filtered"] = list(filtered(clients["semsearch"].address, theirs, papers, asked))
+        theirs = clients[fastest].service if fastest else None
+        result["filtered"] = list(filtered(clients["semsearch"].service, theirs, papers, asked))
     if fastest:
         result["fastest_txtai"] = fastest
         result["times_txtai"] = round(_p50(result, fastest) / _p50(result, "semsearch"), 2)
@@ -449,19 +465,28 @@ def asked_in_turns(
     """Ask every service all of the texts, a few at a time in turns, so that what else runs slows all alike."""
     seconds: dict[str, list[float]] = {client: [] for client in clients}
     answers: dict[str, list[list[str]]] = {client: [] for client in clients}
+    busy = dict.fromkeys(clients, 0.0)
     tell, done = counting(f"services, {name}"), 0
     for start in range(0, len(texts), _BLOCK):
         for which, client in clients.items():
-            connection = http.client.HTTPConnection(client.address, timeout=120)
+            connection = http.client.HTTPConnection(client.service.address, timeout=120)
             connection.connect()  # anew, because a service ends one that waits for the others
+            before = processor_seconds(client.service.pid)
             for text in texts[start : start + _BLOCK]:
                 took, answer = _asked(connection, client.path(text))
                 seconds[which].append(took)
                 answers[which].append(client.ids(answer))
                 done += 1
                 tell(done, len(texts) * len(clients))
+            busy[which] += processor_seconds(client.service.pid) - before
             connection.close()
-    return {client: (milliseconds(seconds[client]), answers[client]) for client in clients}
+    return {
+        which: (
+            milliseconds(seconds[which]) | {"processor": round(1_000 * busy[which] / len(texts), 1)},
+            answers[which],
+        )
+        for which in clients
+    }
 
 
 def _asked(connection: http.client.HTTPConnection, path: str) -> tuple[float, Any]:
@@ -479,10 +504,10 @@ def _asked(connection: http.client.HTTPConnection, path: str) -> tuple[float, An
         time.sleep(0.2)
 
 
-def filtered(ours: str, theirs: str | None, papers: Papers, asked: Asked) -> Iterator[dict[str, Any]]:
+def filtered(ours: Service, theirs: Service | None, papers: Papers, asked: Asked) -> Iterator[dict[str, Any]]:
     """Yield, for filters on a year or a venue that leave about these shares, the waits and how many rows come back.
 
-    :param ours: the address of semsearch's service, and `theirs` that of txtai's, if there is one.
+    :param ours: semsearch's service, and `theirs` txtai's, if there is one.
     """
     fresh = asked.more[2 * _WARM_UP :]
     each = len(fresh) // len(_SHARES)

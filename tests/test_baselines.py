@@ -1,7 +1,9 @@
 """What the comparison with other engines computes: by hand, and over the samples, with none of the others installed."""
 
 import json
+import os
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,18 @@ def test_what_an_earlier_run_made_is_not_made_again(tmp_path: Path) -> None:
     assert facts["making_seconds"] >= 0
 
 
+def test_the_processor_time_of_a_process_counts_those_that_it_started() -> None:
+    work = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    starter = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {work!r}])"
+    command = [sys.executable, "-c", starter]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        process.stdout.readline()
+        assert process.pid in measuring.children(os.getpid())
+        assert 0.3 <= measuring.processor_seconds(process.pid) < 30
+        process.stdin.close()
+
+
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hnswlib", None)
     with pytest.raises(AbsentError, match=r"left out, because hnswlib is not installed: pip install .*\[bench\]"):
@@ -139,6 +153,7 @@ def test_without_the_others_the_rest_is_compared(
     for engine in ("sqlite_fts5", "semsearch_words_alone", "semsearch"):
         assert measured["by_words"][engine]["titles_first"] == 1.0
     assert measured["services"]["semsearch"]["titles_first"] == 1.0
+    assert measured["services"]["semsearch"]["milliseconds"]["processor"] > 0
     assert [each["semsearch"]["complete"] for each in measured["services"]["filtered"]] == [1.0, 1.0, 1.0]
     for left_out in (measured["by_meaning"]["hnswlib"], measured["by_words"]["bm25s"], measured["services"]["txtai"]):
         assert left_out.startswith("left out, because ")
