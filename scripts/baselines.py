@@ -51,7 +51,7 @@ _STOP_WORDS = frozenset(
         "to was what when which who why will with you your",
     )
 )
-_START_SECONDS = 180.0
+_START_SECONDS = 600.0
 
 
 class AbsentError(Exception):
