@@ -69,12 +69,13 @@ def served(index: Path, workers: int | None = None) -> Iterator[str]:
     command = [sys.executable, "-m", "semsearch.cli", "serve", "--index", str(index), "--port", "0"]
     command += [] if workers is None else ["--workers", str(workers)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None, "it was asked for"
     try:
-        assert server.stdout is not None, "it was asked for"
         yield urlsplit(server.stdout.readline().split()[-1]).netloc
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
+        server.stdout.close()
 
 
 def metrics(address: str) -> dict[str, float]:

@@ -20,6 +20,33 @@ matplotlib.rcParams |= {
     "axes.spines.right": False,
 }
 
+_ENGINES = (  # of baselines-*.json: title, then what, where it stands, colour
+    (
+        "ten nearest vectors, one thread",
+        (
+            ("numpy", ("by_meaning", "numpy"), "#bbbbbb"),
+            ("FAISS, flat", ("by_meaning", "faiss"), "#888888"),
+            ("hnswlib", ("by_meaning", "hnswlib"), "#7a4fa3"),
+            ("semsearch, vectors alone", ("by_meaning", "semsearch_vectors_alone"), "#1f6f8b"),
+        ),
+    ),
+    (
+        "ten best by words, one thread",
+        (
+            ("SQLite FTS5", ("by_words", "sqlite_fts5"), "#888888"),
+            ("bm25s", ("by_words", "bm25s"), "#7a4fa3"),
+            ("semsearch, words alone", ("by_words", "semsearch_words_alone"), "#1f6f8b"),
+        ),
+    ),
+    (
+        "hybrid answer of a service",
+        (
+            ("txtai", ("services", "txtai"), "#bbbbbb"),
+            ("txtai, one thread", ("services", "txtai_one_thread"), "#888888"),
+            ("semsearch", ("services", "semsearch"), "#1f6f8b"),
+        ),
+    ),
+)
 _LINES = (  # of vectors.json: what, where its milliseconds stand, colour
     ("all vectors, FAISS flat float32", ("flat", "milliseconds"), "#888888"),
     ("all vectors, numpy", ("numpy", "milliseconds"), "#bbbbbb"),
@@ -32,6 +59,8 @@ _LINES = (  # of vectors.json: what, where its milliseconds stand, colour
 def main() -> None:
     """Draw all of them."""
     vectors(json.loads((RESULTS / "vectors.json").read_text())["measured"], RESULTS / "vectors.svg")
+    runs = [json.loads(path.read_text())["measured"] for path in RESULTS.glob("baselines-[0-9]*.json")]
+    baselines(sorted(runs, key=lambda run: int(run["papers"])), RESULTS / "baselines.svg")
 
 
 def vectors(measured: dict[str, Any], path: Path) -> None:
@@ -47,6 +76,21 @@ def vectors(measured: dict[str, Any], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="vectors", ylabel="milliseconds a question, one thread")
     axes.set_title("The ten nearest of n vectors (384 numbers each)")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
+def baselines(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw what the median question costs each engine, by the number of papers; one that was left out is left out."""
+    figure, panels = pyplot.subplots(1, len(_ENGINES), figsize=(10, 3.4))
+    for axes, (title, engines) in zip(panels, _ENGINES, strict=True):
+        for label, (group, name), colour in engines:
+            there = [run for run in runs if isinstance(run[group].get(name), dict)]
+            drawn = [_at(run, (group, name, "milliseconds", "p50")) for run in there]
+            axes.plot([run["papers"] for run in there], drawn, marker="o", label=label, color=colour)
+        axes.set(xscale="log", yscale="log", xlabel="papers", ylabel="milliseconds a question, median")
+        axes.set_title(title)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2))
+    figure.tight_layout()
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
