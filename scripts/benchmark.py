@@ -272,6 +272,11 @@ def by_meaning(searcher: Searcher, papers: Papers, asked: Asked, folder: Path) -
     row_of = _rows_by_id(papers)
     ids = searcher.generation.ids_at(np.arange(searcher.generation.manifest.rows))
     rows_in_order = np.array([row_of.get(name, -1) for name in ids])  # dead rows, too, which are never found
+    are_titles = [text in asked.rows for text in asked.texts]
+
+    def judge(found: Sequence[Rows]) -> dict[str, float]:
+        return recall(found, papers, vectors, true, are_titles)
+
     given = Searcher(searcher.library, searcher.generation, GivenVectors(searcher.encoder.spec, subjects, vectors))
     whole = _semsearch(given, row_of, "dense")
     by_vector: dict[str, Callable[[], Engine]] = {
@@ -286,14 +291,9 @@ def by_meaning(searcher: Searcher, papers: Papers, asked: Asked, folder: Path) -
     with threadpool_limits(1):
         faiss.omp_set_num_threads(1)
         results = {
-            name: _measured(
-                engine, list(vectors), f"by meaning, {name}", lambda found: _recall(found, papers, vectors, true)
-            )
-            for name, engine in by_vector.items()
+            name: _measured(engine, list(vectors), f"by meaning, {name}", judge) for name, engine in by_vector.items()
         }
-        results["semsearch"] = _measured(
-            lambda: whole, asked.texts, "by meaning, semsearch", lambda found: _recall(found, papers, vectors, true)
-        )
+        results["semsearch"] = _measured(lambda: whole, asked.texts, "by meaning, semsearch", judge)
     return results
 
 
@@ -311,13 +311,23 @@ def _nearest(matrix: Matrix, vectors: Matrix) -> NDArray[np.int64]:
     return rows
 
 
-def _recall(found: Sequence[Rows], papers: Papers, vectors: Matrix, true: NDArray[np.int64]) -> dict[str, float]:
-    """Return which part of the ten nearest was found; what is as near as the tenth counts too."""
+def recall(
+    found: Sequence[Rows], papers: Papers, vectors: Matrix, true: NDArray[np.int64], are_titles: Sequence[bool]
+) -> dict[str, float]:
+    """Return which part of the ten nearest was found, of titles and of everyday questions, which have none near.
+
+    What is as near as the tenth counts too.
+    """
     met = []
     for rows, query, best in zip(found, vectors, true, strict=True):
         least = float((papers.matrix[best] @ query).min()) - _SAME_SCORE
         met.append(np.count_nonzero(papers.matrix[np.asarray(rows, dtype=np.int64)] @ query >= least) / DEPTH)
-    return {"recall_at_10": round(float(np.mean(met)), 4)}
+    kinds = {"titles": np.array(are_titles), "everyday": ~np.array(are_titles)}
+    return {
+        f"recall_at_10_of_{kind}": round(float(np.mean(np.array(met)[asked])), 4)
+        for kind, asked in kinds.items()
+        if asked.any()
+    }
 
 
 def _rows_by_id(papers: Papers) -> dict[str, int]:

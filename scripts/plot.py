@@ -82,12 +82,15 @@ def vectors(measured: dict[str, Any], path: Path) -> None:
 def baselines(runs: list[dict[str, Any]], path: Path) -> None:
     """Draw what the median question costs each engine, by the number of papers; one that was left out is left out."""
     figure, panels = pyplot.subplots(1, len(_ENGINES), figsize=(10, 3.4))
+    sizes = [run["papers"] for run in runs]
     for axes, (title, engines) in zip(panels, _ENGINES, strict=True):
         for label, (group, name), colour in engines:
             there = [run for run in runs if isinstance(run[group].get(name), dict)]
             drawn = [_at(run, (group, name, "milliseconds", "p50")) for run in there]
             axes.plot([run["papers"] for run in there], drawn, marker="o", label=label, color=colour)
-        axes.set(xscale="log", yscale="log", xlabel="papers", ylabel="milliseconds a question, median")
+        axes.set(xscale="log", yscale="log", xlabel="papers", ylabel="milliseconds, median question")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
         axes.set_title(title)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2))
     figure.tight_layout()

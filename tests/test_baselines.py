@@ -13,7 +13,7 @@ import measuring
 import numpy as np
 import pytest
 from baselines import AbsentError, Papers, faiss_flat, fts5, index_of_first, kept, numpy_scan, required
-from benchmark import Asked, filters_near, found_titles, returned
+from benchmark import Asked, filters_near, found_titles, recall, returned
 from conftest import SAMPLES
 from storage import unit_rows
 
@@ -46,9 +46,13 @@ def test_a_neighbour_as_near_as_the_tenth_counts() -> None:
     matrix = np.repeat(np.eye(4, dtype=np.float32), [12, 2, 1, 1], axis=0)  # rows 0 to 11 are all the same
     papers = papers_with([str(row) for row in range(16)], matrix=matrix)
     query, true = matrix[:1], np.arange(10)[None, :]
-    assert benchmark._recall([range(2, 12)], papers, query, true) == {"recall_at_10": 1.0}
-    assert benchmark._recall([[*range(8), 12, 13]], papers, query, true) == {"recall_at_10": 0.8}
-    assert benchmark._recall([range(5)], papers, query, true) == {"recall_at_10": 0.5}
+    every = [range(2, 12), [*range(8), 12, 13], range(5), []]
+    asked = np.repeat(query, 4, axis=0)
+    assert recall(every, papers, asked, np.repeat(true, 4, axis=0), [True, True, False, False]) == {
+        "recall_at_10_of_titles": 0.9,
+        "recall_at_10_of_everyday": 0.25,
+    }
+    assert recall(every[:1], papers, query, true, [True]) == {"recall_at_10_of_titles": 1.0}
 
 
 def test_a_title_is_found_where_its_paper_or_its_namesake_stands() -> None:
@@ -149,7 +153,7 @@ def test_without_the_others_the_rest_is_compared(
     measured = document["measured"]
     assert measured["questions"] == {"titles": 4, "everyday": 4, "seed": 0}
     for engine in ("numpy", "faiss", "semsearch_vectors_alone", "semsearch"):
-        assert measured["by_meaning"][engine]["recall_at_10"] == 1.0
+        assert measured["by_meaning"][engine]["recall_at_10_of_titles"] == 1.0
     for engine in ("sqlite_fts5", "semsearch_words_alone", "semsearch"):
         assert measured["by_words"][engine]["titles_first"] == 1.0
     assert measured["services"]["semsearch"]["titles_first"] == 1.0
