@@ -101,16 +101,21 @@ def publish_pending(
         return publish(folder, replace(draft, weak_below=_weak_below(library, encoder, known)))
 
 
-def publish_anew(folder: IndexFolder, library: Library, spec: EncoderSpec) -> Generation:
+def publish_anew(
+    folder: IndexFolder, library: Library, spec: EncoderSpec, known: WeakBelow | None = None
+) -> Generation:
     """Return the live generation after making the whole of it from the library; no paper is encoded.
 
+    :param known: which answers are weak, if that is known of these papers; the next publish with an encoder measures
+        it where it is due.
     :raises IndexBusyError: if another process is publishing.
     :raises NotEncodedError: if a row has no vector of this encoder.
     :raises LibraryDamageError: if a row that is needed is damaged.
     """
     with exclusive_lock(folder.publish_lock, "publish", PUBLISH_WAIT_SECONDS):
         number = library.encoder_number(spec.fingerprint, spec.name)
-        return publish(folder, _full_draft(library, number, library.last_seq(), spec))
+        draft = _full_draft(library, number, library.last_seq(), spec)
+        return publish(folder, replace(draft, weak_below=_weak_below(library, None, known)))
 
 
 def stage_pending(

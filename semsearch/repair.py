@@ -151,7 +151,8 @@ def _mended(
             if published is not live:
                 yield _told(published)
             return
-        yield _told(publish_anew(folder, library, spec))
+        known = live.manifest.weak_below if live and live.manifest.encoder.fingerprint == spec.fingerprint else None
+        yield _told(publish_anew(folder, library, spec, known))
         if live and not agrees:
             with exclusive_lock(folder.publish_lock, "repair", PUBLISH_WAIT_SECONDS):
                 moved = set_aside(folder, live.folder)

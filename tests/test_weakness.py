@@ -12,7 +12,7 @@ from conftest import SAMPLES, FakeEncoder, FakeLoader, Index, make_paper, write_
 from numpy.typing import NDArray
 
 from semsearch import weakness
-from semsearch.encoders import ModelFolder
+from semsearch.encoders import Encoder, EncoderSpec, ModelFolder
 from semsearch.errors import EncoderError
 from semsearch.filters import parse_filter
 from semsearch.generation import IndexFolder, open_current
@@ -24,6 +24,7 @@ from semsearch.publishing import publish_pending
 from semsearch.queries import parse_query
 from semsearch.ranking import MODES
 from semsearch.reindex import imports_of, update_index
+from semsearch.repair import repair
 from semsearch.search import Page, Searcher
 from semsearch.weakness import best_scores, is_due, measured, word_salads
 
@@ -226,6 +227,19 @@ def test_nothing_changed_means_no_encoder_and_no_new_generation(
     loaded = len(loader.made)
     second = index_papers(PAPERS)
     assert (second.generation, second.encoder_calls, len(loader.made)) == (first.generation, 0, loaded)
+
+
+def test_what_is_made_anew_keeps_it(index_papers: Index, tmp_path: Path) -> None:
+    folder = IndexFolder(tmp_path / "index")
+    index_papers(PAPERS)
+    known = known_of(folder.path)
+    assert repair(folder, no_encoder, anew=True).left == ()
+    assert open_current(folder).manifest.parent is None
+    assert known_of(folder.path) == known is not None
+
+
+def no_encoder(spec: EncoderSpec) -> Encoder:
+    raise AssertionError("nothing is encoded")
 
 
 def test_without_an_encoder_it_is_taken_over_or_left_to_the_next_reindex(
