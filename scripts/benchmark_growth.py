@@ -26,6 +26,7 @@ from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Embedding, text_digest
 from semsearch.publishing import publish_pending
+from semsearch.queries import parse_query
 
 _QUESTIONS = 100
 
@@ -59,8 +60,9 @@ def measured(index: Path, count: int, rounds: int) -> dict[str, Any]:
                 else:
                     add(folder, searcher, papers)
                 searcher = Searcher(first.library, open_current(folder, searcher.generation), encoder)
-                nearest = searcher.search(papers[0].text, Page(limit=1), "dense").hits[0].paper
-            assert nearest.text == papers[0].text, f"{papers[0].paper_id} is not found"
+                one = asked_as_they_are(papers)[0]
+                nearest = searcher.search(one, Page(limit=1), "dense").hits[0].paper
+            assert nearest.text == one, "a new paper is not found"
             results.append({"by": by, "seconds_until_found": round(watch.seconds, 3), **asking(searcher, asked)})
         return {
             "new_papers_a_round": count,
@@ -106,6 +108,11 @@ def asking(searcher: Searcher, asked: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def asked_as_they_are(papers: Sequence[Paper]) -> list[str]:
+    """Return the texts of the papers that a question may be: in others a sign is read as a demand."""
+    return [paper.text for paper in papers if parse_query(paper.text).text == paper.text]
+
+
 class Recombining:
     """New papers out of an index's own, and the encoder that knows their vectors."""
 
@@ -119,7 +126,7 @@ class Recombining:
 
     def some(self, count: int) -> list[str]:
         """Return the texts of so many recombined papers, to ask with."""
-        return [paper.text for paper in self.recombined(-1, count)]
+        return asked_as_they_are(self.recombined(-1, 2 * count))[:count]
 
     def recombined(self, number: int, count: int) -> list[Paper]:
         """Return so many papers that are not in the index."""
