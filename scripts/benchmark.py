@@ -58,6 +58,7 @@ from baselines import (
     txtai_index_of,
     txtai_served,
 )
+from benchmark_known_items import Remembering
 from benchmark_latency import Questions, title_without_a_word
 from benchmark_serving import served
 from measuring import children, counting, index_facts, keep, processor_seconds
@@ -65,7 +66,6 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from semsearch import Page, Paper, Searcher
-from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.evaluate import JudgedSet, Rank, ask_judged, index_corpus, side_by_side
 from semsearch.filters import escape_label
 from semsearch.queries import LexicalQuery, parse_query
@@ -242,28 +242,6 @@ def encoding(searcher: Searcher, texts: Sequence[str]) -> dict[str, Any]:
 # By meaning
 
 
-class GivenVectors:
-    """An encoder that knows the questions that will be asked, so that nothing but the search takes time."""
-
-    def __init__(self, spec: EncoderSpec, texts: Sequence[str], vectors: Matrix) -> None:
-        """Remember the vectors, one a text."""
-        self.spec = spec
-        self.batch_tokens = 1
-        self._vectors = dict(zip(texts, vectors, strict=True))
-
-    def tokenise(self, passages: Sequence[str]) -> list[Tokenised]:
-        """Refuse: papers have their vectors."""
-        raise NotImplementedError
-
-    def encode_passages(self, passages: Sequence[Tokenised]) -> Matrix:
-        """Refuse: papers have their vectors."""
-        raise NotImplementedError
-
-    def encode_queries(self, queries: Sequence[str]) -> Matrix:
-        """Return the vectors of these questions."""
-        return np.stack([self._vectors[query] for query in queries])
-
-
 def by_meaning(searcher: Searcher, papers: Papers, asked: Asked, folder: Path) -> dict[str, Any]:
     """Return what the ten nearest vectors cost each engine, on one thread, and how many of them it finds."""
     subjects = [_subject(searcher, text) for text in asked.texts]
@@ -277,7 +255,9 @@ def by_meaning(searcher: Searcher, papers: Papers, asked: Asked, folder: Path) -
     def judge(found: Sequence[Rows]) -> dict[str, float]:
         return recall(found, papers, vectors, true, are_titles)
 
-    given = Searcher(searcher.library, searcher.generation, GivenVectors(searcher.encoder.spec, subjects, vectors))
+    encoder = Remembering(searcher.encoder)
+    encoder.remember(subjects)  # so that nothing but the search takes time
+    given = Searcher(searcher.library, searcher.generation, encoder)
     whole = _semsearch(given, row_of, "dense")
     by_vector: dict[str, Callable[[], Engine]] = {
         "numpy": lambda: numpy_scan(papers),

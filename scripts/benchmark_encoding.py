@@ -20,7 +20,7 @@ import numpy as np
 from measuring import keep, stopwatch
 from numpy.typing import NDArray
 
-from semsearch.encoders import Encoder, ModelFolder, load_encoder
+from semsearch.encoders import Encoder, ModelFolder, Tokenised, load_encoder
 from semsearch.encoders.compiled import BFLOAT16, FLOAT32, CompiledEncoder, native_precision
 from semsearch.encoders.conversion import calibrate
 from semsearch.encoders.networks import cached_place
@@ -99,20 +99,20 @@ def encoders(folder: Path, calibration: list[str]) -> tuple[dict[str, Encode], d
 
 def in_batches(encoder: Encoder) -> Encode:
     """Return a function that encodes passages as indexing does: in batches of like length."""
+    return lambda texts: encoded(encoder, encoder.tokenise(texts), encoder.batch_tokens)
 
-    def encode(texts: Sequence[str]) -> Vectors:
-        tokens = encoder.tokenise(texts)
-        vectors = np.empty((len(texts), encoder.spec.dimension), dtype=np.float32)
-        batch: list[int] = []
-        for place in sorted(range(len(texts)), key=lambda place: len(tokens[place].ids)):
-            if batch and (len(batch) + 1) * len(tokens[place].ids) > encoder.batch_tokens:
-                vectors[batch] = encoder.encode_passages([tokens[each] for each in batch])
-                batch = []
-            batch.append(place)
-        vectors[batch] = encoder.encode_passages([tokens[each] for each in batch])
-        return vectors
 
-    return encode
+def encoded(encoder: Encoder, tokens: Sequence[Tokenised], batch_tokens: int) -> Vectors:
+    """Return the vectors of the passages, shape (n, dimension), in their order, encoded in batches of like length."""
+    vectors = np.empty((len(tokens), encoder.spec.dimension), dtype=np.float32)
+    batch: list[int] = []
+    for place in sorted(range(len(tokens)), key=lambda place: len(tokens[place].ids)):
+        if batch and (len(batch) + 1) * len(tokens[place].ids) > batch_tokens:
+            vectors[batch] = encoder.encode_passages([tokens[each] for each in batch])
+            batch = []
+        batch.append(place)
+    vectors[batch] = encoder.encode_passages([tokens[each] for each in batch])
+    return vectors
 
 
 def passage_speed(passages: dict[str, Encode], texts: list[str]) -> dict[str, dict[str, Any]]:

@@ -12,14 +12,14 @@ import random
 import resource
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_encoding import Encode, in_batches
+from benchmark_encoding import Encode, encoded, in_batches
 from measuring import counting, keep, stopwatch
 
 from semsearch.encoders import Encoder, ModelFolder, load_encoder
@@ -30,7 +30,7 @@ from semsearch.reindex import Progress, imports_of, update_index
 _BATCH_TOKENS = (4_096, 16_384, 65_536, 131_072, 524_288)
 _WARM_UP = 2_048
 _ALIKE = 2_048  # abstracts whose cosine to the reference is taken
-_PAPERS_PER_TURN = 2_048
+_TEXTS_PER_TURN = 8_192
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     result = {
         "gpu": name_of(options.device),
         "texts": len(texts),
-        "tokenised_per_second": tokenising(encoder, texts),
+        "tokenised_per_second": rate(encoder.tokenise, texts),
         "encoding": encoding(encoder, reference, texts),
         "cosines": cosines(encoder, reference, texts[:_ALIKE]),
         "indexing": indexing(options.papers, options.index, encoder),
@@ -67,11 +67,6 @@ def sample(files: Sequence[Path], count: int) -> list[str]:
     """Return abstracts chosen by chance from all files."""
     texts = [entry.paper.text for path in files for entry in read(path) if isinstance(entry, Found)]
     return random.Random(0).sample(texts, min(count, len(texts)))
-
-
-def tokenising(encoder: Encoder, texts: Sequence[str]) -> float:
-    """Return how many texts a second are tokenised."""
-    return rate(encoder.tokenise, texts)
 
 
 def rate(work: Any, texts: Sequence[str]) -> float:
@@ -99,53 +94,15 @@ def encoding(encoder: Encoder, reference: ReferenceEncoder, texts: Sequence[str]
 
 
 def tokenising_ahead(encoder: Encoder, batch_tokens: int) -> Encode:
-    """Return a function that encodes passages while those of the next turn are tokenised."""
-    sized = Sized(encoder, batch_tokens)
+    """Return a function that encodes passages while the next are tokenised."""
 
     def encode(texts: Sequence[str]) -> Any:
-        turns = [texts[start : start + 4 * _PAPERS_PER_TURN] for start in range(0, len(texts), 4 * _PAPERS_PER_TURN)]
-        sized.ahead(turns[0])
-        vectors = []
-        for turn, following in zip(turns, [*turns[1:], None], strict=True):
-            sized.take()
-            if following:
-                sized.ahead(following)
-            vectors.append(in_batches(sized)(turn))
-        return np.concatenate(vectors)
+        turns = [texts[start : start + _TEXTS_PER_TURN] for start in range(0, len(texts), _TEXTS_PER_TURN)]
+        with ThreadPoolExecutor(1) as worker:
+            tokenised = worker.map(encoder.tokenise, turns)
+            return np.concatenate([encoded(encoder, tokens, batch_tokens) for tokens in tokenised])
 
     return encode
-
-
-class Sized:
-    """An encoder with batches of another size, whose passages are tokenised by a thread of its own beforehand."""
-
-    def __init__(self, encoder: Encoder, batch_tokens: int) -> None:
-        self.spec, self.batch_tokens = encoder.spec, batch_tokens
-        self._encoder = encoder
-        self._thread: threading.Thread | None = None
-        self._next: Any = None
-        self._taken: Any = None
-        self.encode_passages, self.encode_queries = encoder.encode_passages, encoder.encode_queries
-
-    def ahead(self, texts: Sequence[str]) -> None:
-        """Start tokenising."""
-
-        def tokenise() -> None:
-            self._next = self._encoder.tokenise(texts)
-
-        self._thread = threading.Thread(target=tokenise)
-        self._thread.start()
-
-    def take(self) -> None:
-        """Wait for what was started."""
-        assert self._thread, "something was started"
-        self._thread.join()
-        self._taken = self._next
-
-    def tokenise(self, passages: Sequence[str]) -> Any:
-        """Return what was tokenised."""
-        assert len(passages) == len(self._taken), "the same texts"
-        return self._taken
 
 
 def cosines(encoder: Encoder, reference: ReferenceEncoder, texts: Sequence[str]) -> dict[str, float]:

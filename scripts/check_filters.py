@@ -78,16 +78,16 @@ def checked(searcher: Searcher, filters: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     by_decade = drawn(Papers(searcher), filters, rng)
     questions = Question.of(searcher, _texts(searcher, rng))
-    modes: dict[str, dict[str, Verdict]] = {name: defaultdict(Verdict) for name in (*MODES, "dense, exact")}
+    ways: dict[str, tuple[Mode, bool]] = {mode: (mode, True) for mode in MODES} | {"dense, exact": ("dense", False)}
+    modes: dict[str, dict[str, Verdict]] = {name: defaultdict(Verdict) for name in ways}
     tell, asked, of = counting("filters"), 0, sum(map(len, by_decade.values()))
     for decade, some in by_decade.items():
         for each in some:
             question, limit = questions[int(rng.integers(len(questions)))], int(rng.choice(_LIMITS))
-            for name, verdicts in modes.items():
-                mode: Mode = "dense" if name == "dense, exact" else name  # type: ignore[assignment]
-                page = Page(limit, where=each.where, collapse="none", approximate=name != "dense, exact")
+            for name, (mode, approximate) in ways.items():
+                page = Page(limit, where=each.where, collapse="none", approximate=approximate)
                 answer = searcher.search(question.text, page, mode)
-                verdicts[decade].add(searcher, answer, question, each.rows, limit)
+                modes[name][decade].add(searcher, answer, question, each.rows, limit)
             asked += 1
             tell(asked, of)
     return {

@@ -1,5 +1,6 @@
 """Is an index sound, and how does it become so again? `verify`, `repair`, `backup`, `restore`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def backup(to: Path, index: Path, as_json: bool) -> None:
     from semsearch.generation import IndexFolder
 
     with progress_bar(hidden=as_json) as on_progress:
-        back_up(IndexFolder(index), to, _counting_pages(on_progress))
+        back_up(IndexFolder(index), to, partial(_counting(on_progress), "pages of the library"))
     say({"backup": str(to)}, as_json, f"{to} holds all of {index}, and is sound")
 
 
@@ -113,15 +114,11 @@ def restore(backup: Path, index: Path, aside: bool, as_json: bool) -> None:
     from semsearch.generation import IndexFolder
 
     with progress_bar(hidden=as_json) as on_progress:
-        moved = put_back(IndexFolder(backup), index, aside=aside, on_progress=_counting_pages(on_progress))
+        moved = put_back(
+            IndexFolder(backup), index, aside=aside, on_progress=partial(_counting(on_progress), "pages of the library")
+        )
     text = f"{index} holds all of {backup}, and is sound" + (f"; what was there is at {moved} now" if moved else "")
     say({"restored": str(index), "aside": str(moved) if moved else None}, as_json, text)
-
-
-def _counting_pages(on_progress: "Callable[[Progress], None]") -> "Callable[[int, int], None]":
-    from semsearch.reindex import Progress
-
-    return lambda done, of: on_progress(Progress("pages of the library", done, of, 0))
 
 
 def _counting(on_progress: "Callable[[Progress], None]") -> "Callable[[str, int, int], None]":
