@@ -18,7 +18,7 @@ from semsearch.vectors import RECIPE as VECTORS_RECIPE
 from semsearch.vectors import Probing
 from semsearch.works import RECIPE as WORKS_RECIPE
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,4 @@ def _manifest_from(body: dict[str, Any]) -> Manifest:
 
 def _segment_from(body: dict[str, Any]) -> SegmentRecord:
     probing = body.get("probing")
-    if probing:
-        probing = Probing(**probing | {"shares": tuple((part, share) for part, share in probing["shares"])})
-    return SegmentRecord(body["name"], body["rows"], probing)
+    return SegmentRecord(body["name"], body["rows"], Probing(**probing) if probing else None)

@@ -413,7 +413,7 @@ def test_a_newer_format_is_refused_and_not_called_damage(folder: IndexFolder) ->
     rewrite_manifest(folder, 3, format_version=FORMAT_VERSION + 1, something_new=1)
     folder.current.unlink()
     with pytest.raises(
-        SemsearchError, match="has format 5, this semsearch reads 4; use the semsearch that wrote it"
+        SemsearchError, match="has format 6, this semsearch reads 5; use the semsearch that wrote it"
     ) as caught:
         open_current(folder)
     assert not isinstance(caught.value, GenerationDamageError)
@@ -434,7 +434,7 @@ def test_an_older_format_is_made_anew_and_not_called_damage(
         _make_old(folder, number)
     name_as_current(folder, 3)
     before = files_below(folder.generations)
-    with pytest.raises(OldFormatError, match="it has format 1, this semsearch reads 4"):
+    with pytest.raises(OldFormatError, match="it has format 1, this semsearch reads 5"):
         open_generation(folder, 3)
     with pytest.raises(
         NoGenerationError,

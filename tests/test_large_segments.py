@@ -14,6 +14,7 @@ from semsearch.manifest import Manifest
 from semsearch.merging import merge_segments
 from semsearch.publishing import publish_pending
 from semsearch.vectors import Lists
+from semsearch.vectors import lists as lists_room
 from semsearch.vectors import nearest as nearest_room
 
 FROM = 300
@@ -23,7 +24,8 @@ FROM = 300
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LISTS_FROM", FROM)
     monkeypatch.setattr(nearest_room, "_FEW_ROWS", 20)
-    monkeypatch.setattr(nearest_room, "CANDIDATES", 50)
+    monkeypatch.setattr(lists_room, "_NEAREST_ROWS", 50)
+    monkeypatch.setattr(lists_room, "_FEWEST_CANDIDATES", 50)
 
 
 @pytest.fixture

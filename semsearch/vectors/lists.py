@@ -1,12 +1,14 @@
 """Which rows of a segment are probably nearest to a query, without looking at all of them?
 
 An inverted file: k-means puts every row into the list of its nearest centroid, and only the lists whose centroids are
-nearest to the query are looked through. A row is kept there as one bit for each of its numbers, RaBitQ (Gao and Long,
-SIGMOD 2024), of which FAISS compares 32 rows at once. That estimates the inner product well enough to choose
-candidates; who wants scores takes them from the vectors themselves.
+nearly as near to the query as the nearest ones are looked through. How many that are depends on the query: a paper has
+its like in a few of them, what nothing resembles is about as far from most. A row is kept there as one bit for each of
+its numbers, RaBitQ (Gao and Long, SIGMOD 2024), of which FAISS compares 32 rows at once. That estimates the inner
+product well enough to choose candidates; who wants scores takes them from the vectors themselves.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +26,13 @@ _LISTS_PER_ROOT = 2
 _TRAINING_ROWS_PER_LIST = 64
 _TRAINING_ROUNDS = 10
 _SEED = 1234
+_NEAREST_ROWS = 1_200
+"""The mean cosine of the centroids that stand for so many of the nearest rows is what all are measured by. It must be
+more rows than a ranking wants to know; between 600 and 2,400 it makes no difference."""
+_MOST_ALLOWED = 0.5
+"""Where a larger part of the rows is allowed, lists are chosen as if all were."""
+_ROWS_PER_CANDIDATE, _FEWEST_CANDIDATES, _MOST_CANDIDATES = 100, 256, 4_096
+"""What is far from everything needs many lists, whose estimates differ little, and so more candidates."""
 _BLOCK_ROWS = 65_536
 _THREADS = faiss.omp_get_max_threads()
 
@@ -53,30 +62,72 @@ class Lists:
         self.rows: int = self._index.ntotal
         self.count: int = self._index.nlist
         self.centroids: NDArray[np.float32] = self._index.quantizer.reconstruct_n(0, self.count)
+        self.sizes = np.array([self._index.invlists.list_size(number) for number in range(self.count)], dtype=np.int64)
+        """How many rows each list holds, shape (count,)."""
 
     @cached_property
     def list_of_row(self) -> NDArray[np.int32]:
         """The list in which each row stands, shape (rows,)."""
         owners = np.empty(self.rows, dtype=np.int32)
-        for number in range(self.count):
-            if size := self._index.invlists.list_size(number):
-                owners[faiss.rev_swig_ptr(self._index.invlists.get_ids(number), size)] = number
+        for number in np.flatnonzero(self.sizes).tolist():
+            size = int(self.sizes[number])
+            owners[faiss.rev_swig_ptr(self._index.invlists.get_ids(number), size)] = number
         return owners
 
-    def ranked(self, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the lists in the order in which they are looked through, and the cosines of their centroids."""
-        cosines = self.centroids @ query
+    def ranked(self, query: NDArray[np.float32], allowed: Selection | None = None) -> "Ranked":
+        """Return the lists that hold allowed rows as this query, of shape (dimension,), sees them."""
+        cosines = np.empty(self.count, dtype=np.float32)  # by FAISS, because numpy takes threads of its own for it
+        arrays = (faiss.swig_ptr(array) for array in (cosines, np.ascontiguousarray(query), self.centroids))
+        faiss.fvec_inner_products_ny(*arrays, self.centroids.shape[1], self.count)  # type: ignore[attr-defined]
+        if allowed is None or allowed.share > _MOST_ALLOWED:
+            held = self.sizes
+        else:
+            held = np.bincount(self.list_of_row[allowed.rows], minlength=self.count)
         order = np.argsort(-cosines)
-        return order, cosines[order]
+        order = order[held[order] > 0]
+        return Ranked(order, cosines[order], held[order])
 
     def candidates(
-        self, query: NDArray[np.float32], k: int, probes: int, allowed: Selection | None = None
+        self, query: NDArray[np.float32], k: int, margin: float, allowed: Selection | None = None
     ) -> NDArray[np.int64]:
-        """Return the k rows of the best estimates that stand in the `probes` nearest lists, fewer if fewer do."""
-        parameters = faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
+        """Return the k rows or more of the best estimates, fewer if fewer are allowed.
+
+        :param margin: how much farther than those of the nearest rows the centroids of lists that are looked through
+            may be, as a difference of cosines.
+        """
+        ranked = self.ranked(query, allowed)
+        lists, looked_at = ranked.within(margin, k)
+        wanted = max(k, _FEWEST_CANDIDATES, min(looked_at // _ROWS_PER_CANDIDATE, _MOST_CANDIDATES))
+        parameters = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
         if allowed is not None:
             parameters.sel = allowed.selector
+        scores, rows = np.empty(wanted, dtype=np.float32), np.empty(wanted, dtype=np.int64)
+        inputs = (np.ascontiguousarray(query), ranked.lists[:lists], ranked.cosines[:lists])
+        asked, numbers, cosines, found_scores, found = (faiss.swig_ptr(array) for array in (*inputs, scores, rows))
         faiss.omp_set_num_threads(1)  # of this Python thread; requests that come at once have threads of their own
-        _, rows = self._index.search(np.ascontiguousarray(query[None, :]), k, params=parameters)
-        found: NDArray[np.int64] = rows[0][rows[0] >= 0]
-        return found
+        self._index.search_preassigned_c(1, asked, wanted, numbers, cosines, found_scores, found, False, parameters)
+        return rows[rows >= 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Lists, the nearest centroid first: their numbers, their centroids' cosines, how many allowed rows they hold."""
+
+    lists: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+    held: NDArray[np.int64]
+
+    @property
+    def near(self) -> float:
+        """The mean cosine of the centroids that stand for the nearest rows."""
+        before = np.cumsum(self.held) - self.held
+        rows = np.clip(_NEAREST_ROWS - before, 0, self.held)
+        return float(rows @ self.cosines / max(rows.sum(), 1))
+
+    def within(self, margin: float, k: int) -> tuple[int, int]:
+        """Return how many lists are within the margin or needed to hold k rows, and how many rows they hold."""
+        held = np.cumsum(self.held)
+        near_enough = int(np.searchsorted(-self.cosines, margin - self.near, side="right"))
+        enough = min(int(np.searchsorted(held, k)) + 1, len(held))
+        lists = max(near_enough, enough)
+        return lists, int(held[lists - 1]) if lists else 0

@@ -1,7 +1,7 @@
 """Which rows of a segment are nearest to a query?
 
-Exactly, where the segment is small or few of its rows are allowed. Else by way of its lists: a fixed number of
-candidates, scored by their vectors as everywhere. Where that finds fewer rows than were asked for, all are looked at.
+Exactly, where the segment is small or few of its rows are allowed. Else by way of its lists, whose candidates are
+scored by their vectors as everywhere. Where that finds fewer rows than were asked for, all are looked at.
 """
 
 from pathlib import Path
@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from semsearch.vectors.flat import Flat, best
 from semsearch.vectors.lists import Lists
 from semsearch.vectors.selection import Selection
-from semsearch.vectors.tuning import CANDIDATES, Probing
+from semsearch.vectors.tuning import Probing
 
 LISTS_FROM = 32_768
 """From so many rows on, a segment has lists."""
 _FEW_ROWS = 8_192
 """So many allowed rows are looked at one by one faster than lists are looked through."""
-_MOST_ROWS = 0.5
-"""Where a larger part of the rows is allowed, lists are looked through as if all were."""
-_SURE = 10
-"""So many of the best rows are made sure of under a filter."""
 
 
 class Vectors:
@@ -34,7 +30,7 @@ class Vectors:
         """
         self._flat = Flat(flat)
         self._lists = Lists(lists) if lists and probing else None
-        self._probing = probing
+        self._margin = probing.margin if probing else 0.0
         self.rows = self._flat.rows
         self.dimension = self._flat.dimension
         self.rows_in_lists = self._lists.rows if self._lists else 0
@@ -58,38 +54,14 @@ class Vectors:
         """
         if exact or self._lists is None or (allowed is not None and allowed.count <= _FEW_ROWS):
             return self._flat.nearest(queries, k, allowed)
-        found = [self._probed(query, k, allowed) for query in queries]
+        found = [self._probed(self._lists, query, k, allowed) for query in queries]
         return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
 
     def _probed(
-        self, query: NDArray[np.float32], k: int, allowed: Selection | None
+        self, lists: Lists, query: NDArray[np.float32], k: int, allowed: Selection | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        assert self._lists is not None, "there are lists"
-        assert self._probing is not None, "and it is known how to look through them"
-        if allowed is None or allowed.share > _MOST_ROWS:
-            rows = self._lists.candidates(query, max(k, CANDIDATES), self._probing.probes, allowed)
-            scores = self._flat.scores_of(rows, query)
-        else:
-            rows, scores = self._probed_among(query, k, allowed, self._lists, self._probing)
+        rows = lists.candidates(query, k, self._margin, allowed)
         if len(rows) < min(k, self.rows if allowed is None else allowed.count):
             (scores,), (rows,) = self._flat.nearest(query[None, :], k, allowed)
             return scores, rows
-        return best(rows, scores, k)
-
-    def _probed_among(
-        self, query: NDArray[np.float32], k: int, allowed: Selection, lists: Lists, probing: Probing
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the rows of the best estimates and their scores, in twice as many lists until the best are sure."""
-        order, cosines = lists.ranked(query)
-        held = np.bincount(lists.list_of_row[allowed.rows], minlength=lists.count)[order]
-        probes = probing.among(allowed, held)
-        while True:
-            rows = lists.candidates(query, max(k, CANDIDATES), probes, allowed)
-            scores = self._flat.scores_of(rows, query)
-            if probes >= lists.count or _are_sure(scores, cosines[probes] + probing.margin):
-                return rows, scores
-            probes = min(2 * probes, lists.count)
-
-
-def _are_sure(scores: NDArray[np.float32], least: float) -> bool:
-    return len(scores) >= _SURE and bool(np.partition(scores, -_SURE)[-_SURE] >= least)
+        return best(rows, self._flat.scores_of(rows, query), k)

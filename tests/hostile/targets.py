@@ -218,15 +218,15 @@ TARGETS: dict[str, Target] = {
         ),
     ),
     "cursor": Target(_cursor, (b"AAAAAQABKEPLnp6LOTR9FHvW", b"_-" * 12)),
-    "manifest": Target(_manifest, (_MANIFEST, b'{"sha256": "0", "manifest": {"format_version": 5}}', b"[" * 9_000)),
+    "manifest": Target(_manifest, (_MANIFEST, b'{"sha256": "0", "manifest": {"format_version": 6}}', b"[" * 9_000)),
     "signed manifest": Target(
         _signed_manifest,
         (
-            b"format_version 5\nencoder.dimension 8",
+            b"format_version 6\nencoder.dimension 8",
             b'segments [{"name": "000001", "rows": 3, "probing": null}]',
             b'canaries [{"vector": "AAAA", "seqs": [1], "scores": [1.0]}]',
             b'weak_below {"papers": 5, "scores": {"hybrid": 0.5}}\nfiles {"a": {"bytes": 1, "xxh3": "0"}}',
-            b'segments.probing {"probes": 1, "shares": [[0.1, 0.2]]}\nencoder null\nrows "5"',
+            b'segments.probing {"margin": 0.2, "recall_at_10": "1"}\nencoder null\nrows "5"',
         ),
     ),
     "body": Target(
