@@ -142,7 +142,7 @@ def write_lexical(
     with _tantivy_errors():
         writer.commit()
         writer.wait_merging_threads()
-        written = LexicalIndex.of(index)  # its files stay mapped, whatever their folder is renamed to
+        written = LexicalIndex.of(index, _dead(folder))  # its files stay mapped, whatever their folder is renamed to
     _tidy(folder)
     return written
 
@@ -221,6 +221,12 @@ def _committed(folder: Path) -> Iterator[str]:
         yield from (file.name for file in own if file.suffix != ".del" or file.name == deletes)
 
 
+def _dead(folder: Path) -> int:
+    """Return how many papers of an index are dead but not yet gone from it."""
+    segments = json.loads((folder / _META).read_bytes())["segments"]
+    return sum(segment["deletes"]["num_deleted_docs"] for segment in segments if segment["deletes"])
+
+
 def _prepared(index: tantivy.Index) -> tantivy.Index:
     for name, analyzer in _ANALYZERS.items():
         index.register_tokenizer(name, analyzer)
@@ -293,18 +299,22 @@ class LexicalIndex:
         :raises OSError: if the system has no more files or memory to give.
         """
         with _links_to(folder) as links, _tantivy_errors():
-            self._take(_prepared(tantivy.Index.open(str(links))), weights)
+            self._take(_prepared(tantivy.Index.open(str(links))), _dead(folder), weights)
 
     @classmethod
-    def of(cls, index: tantivy.Index, weights: FieldWeights = FieldWeights()) -> "LexicalIndex":
-        """Return the state that was committed last to an index that is open, however it goes on."""
+    def of(cls, index: tantivy.Index, dead: int, weights: FieldWeights = FieldWeights()) -> "LexicalIndex":
+        """Return the state that was committed last to an index that is open, however it goes on.
+
+        :param dead: how many papers of it are dead.
+        """
         opened = cls.__new__(cls)
-        opened._take(index, weights)
+        opened._take(index, dead, weights)
         return opened
 
-    def _take(self, index: tantivy.Index, weights: FieldWeights) -> None:
+    def _take(self, index: tantivy.Index, dead: int, weights: FieldWeights) -> None:
         index.reload()
         self.weights = weights
+        self._dead = dead
         self._searcher = index.searcher()
         self._schema = index.schema
         self.papers: int = self._searcher.num_docs
@@ -388,7 +398,7 @@ class LexicalIndex:
         holding = {term: self.document_frequency(term) for term in terms}
         idfs = {term: self._idf_of(papers) for term, papers in holding.items() if papers}
         telling = [term for term, idf in idfs.items() if idf >= _COMMON_IDF]
-        if not any(self.example_of(term) is not None for term in sorted(telling, key=lambda term: -holding[term])):
+        if not any(self._is_alive(term, holding[term]) for term in sorted(telling, key=lambda term: -holding[term])):
             telling = list(idfs)  # what only dead papers hold is no reason to leave out the rest
         weights = {term: terms[term] * idfs[term] for term in telling}
         return {term: weights[term] for term in sorted(telling, key=lambda term: (-weights[term], term))[:_MAX_TERMS]}
@@ -416,6 +426,10 @@ class LexicalIndex:
     def having(self, term: str) -> NDArray[np.int64]:
         """Return the seqs of all papers that hold an analysed term in title or abstract, in no order."""
         return self._hits(Query.const_score_query(self._term("text", term), 1.0), max(self.papers, 1))[1]
+
+    def _is_alive(self, term: str, holding: int) -> bool:
+        """Return whether a living paper holds the term; to ask for one takes longer than to know that not all died."""
+        return holding > self._dead or self.example_of(term) is not None
 
     def example_of(self, term: str) -> int | None:
         """Return the seq of a paper that holds an analysed term, None if only dead ones do."""

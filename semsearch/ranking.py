@@ -75,6 +75,9 @@ class Ranking:
 
     `best` is the highest score before feedback, which lifts good and bad answers alike; for words alone the highest
     share of what they could score at most. 0 where there are no rows.
+
+    The first `settled` places are as they would be if everything was known of every candidate; of the rest, some BM25
+    may be told as 0 because whatever it is, the row stands behind those.
     """
 
     rows: Rows
@@ -84,6 +87,7 @@ class Ranking:
     bm25: Scores | None
     dense_ranks: Rows | None
     lexical_ranks: Rows | None
+    settled: int
 
 
 class Ranker:
@@ -99,24 +103,28 @@ class Ranker:
         titled = question.titled if question.mode == "hybrid" else question.titled[:0]
         self._titled = titled if question.allowed is None else titled[question.allowed[titled]]
 
-    def ranked(self, window: int, nearest: Rows | None = None) -> Ranking:
+    def ranked(self, window: int, nearest: Rows | None = None, *, places: int | None = None) -> Ranking:
         """Return the candidates of a window of this many rows in each leg.
 
         :param nearest: the dense leg's rows, best first, for whoever has scanned for many queries at once.
+        :param places: how many places must be settled; None for all.
         """
         dense = nearest if self._vector is None or nearest is not None else self._dense_leg(self._vector, window)
         found = None if self._query is None else self._lexical_leg(self._query, window)
-        return self._fused(dense, found, window)
+        return self._fused(dense, found, window, places)
 
     @stage("fuse")
-    def _fused(self, dense: Rows | None, found: tuple[Rows, Scores] | None, window: int) -> Ranking:
+    def _fused(self, dense: Rows | None, found: tuple[Rows, Scores] | None, window: int, places: int | None) -> Ranking:
         """Return the candidates of the legs, which give their rows best first, in one order."""
         lexical = None if found is None else found[0]
         rows = np.unique(np.concatenate([self._titled, *(leg for leg in (dense, lexical) if leg is not None)]))
         vectors = None if self._vector is None else self._generation.vectors_at(rows).astype(np.float64)
         cosines = None if self._vector is None or vectors is None else _cosines(self._vector, vectors)
-        bm25 = None if self._query is None or found is None else self._bm25(self._query, rows, found, window)
-        final, first = self._scores(rows, vectors, cosines, bm25)
+        words = (
+            None if self._query is None or found is None else _Words(self._generation, self._query, rows, found, window)
+        )
+        places = len(rows) if places is None else min(places, len(rows))
+        final, first = self._scores(rows, vectors, cosines, words, places)
         scores = np.round(final, SCORE_DECIMALS)
         order = self._order(rows, scores)
         return Ranking(
@@ -124,28 +132,35 @@ class Ranker:
             scores=scores[order],
             best=round(float(first.max(initial=0.0)), SCORE_DECIMALS),
             cosines=None if cosines is None else cosines[order],
-            bm25=None if bm25 is None else bm25[order],
+            bm25=None if words is None else words.bm25[order],
             dense_ranks=None if dense is None else _ranks(dense, rows[order]),
             lexical_ranks=None if lexical is None else _ranks(lexical, rows[order]),
+            settled=len(rows) if words is None or words.all_known else places,
         )
 
     def _scores(
-        self, rows: Rows, vectors: NDArray[np.float64] | None, cosines: Scores | None, bm25: Scores | None
+        self,
+        rows: Rows,
+        vectors: NDArray[np.float64] | None,
+        cosines: Scores | None,
+        words: "_Words | None",
+        places: int,
     ) -> tuple[Scores, Scores]:
         """Return the scores by which the rows are ranked, and those before feedback: for words alone, shares."""
-        if bm25 is None:
+        if words is None:
             assert cosines is not None, "at least one leg was asked"
             return cosines, cosines
-        share = self._share(bm25)
         if cosines is None:
-            return bm25, share
+            return words.bm25, words.share
         assert self._vector is not None, "cosines come from a vector"
         assert vectors is not None, "and from those of the candidates"
-        title = self._title_scores(rows, _joined(cosines, share))
-        first = np.round(_joined(cosines, share) + title, SCORE_DECIMALS)
+        words.settle(cosines, _TITLE_CANDIDATES, self._titled)
+        title = self._title_scores(rows, _joined(cosines, words.share))
+        first = np.round(_joined(cosines, words.share) + title, SCORE_DECIMALS)
         best = self._best(rows, first, _FEEDBACK_PAPERS)
-        moved = _with_feedback(self._vector, vectors[best], first[best])
-        return _joined(_cosines(moved, vectors), share) + title, first
+        moved = _cosines(_with_feedback(self._vector, vectors[best], first[best]), vectors)
+        words.settle(moved + title / DENSE_WEIGHT, places, self._titled)
+        return _joined(moved, words.share) + title, first
 
     def _title_scores(self, rows: Rows, scores: Scores) -> Scores:
         """Return what rows score more because the question is their title, or nearly: of the best by these scores."""
@@ -159,12 +174,6 @@ class Ranker:
             dice = 2 * held / np.maximum(lengths + len(terms), 1)
             title[best] = np.maximum(title[best], _NEAR_TITLE_SCORE * np.maximum(dice - _NEAR_TITLE, 0))
         return title
-
-    def _share(self, bm25: Scores) -> Scores:
-        """Return how much of what the query's words could score the rows do score: about 0 to 1."""
-        assert self._query, "BM25 comes from a query"
-        most = self._generation.lexical.most(self._query)
-        return bm25 / most if most else bm25
 
     @stage("scan")
     def _dense_leg(self, vector: NDArray[np.float32], window: int) -> Rows:
@@ -196,21 +205,6 @@ class Ranker:
         order = self._order(rows, scores)[:window]
         return rows[order], scores[order]
 
-    def _bm25(self, query: LexicalQuery, rows: Rows, leg: tuple[Rows, Scores], window: int) -> Scores:
-        """Return the BM25 of these rows, ascending, 0 for those that hold no word of the query.
-
-        The leg's own are known, and all of them if it is shorter than the window; only the rest is looked up.
-        """
-        scores = np.zeros(len(rows))
-        scores[np.searchsorted(rows, leg[0])] = leg[1]
-        rest = np.flatnonzero(~np.isin(rows, leg[0]))
-        if len(leg[0]) == window and rest.size:
-            seqs = self._generation.seqs_at(rows[rest])
-            order = np.argsort(seqs)
-            found_scores, found = self._generation.lexical.search(query, len(rest), seqs[order])
-            scores[rest[order[np.searchsorted(seqs, found, sorter=order)]]] = found_scores
-        return scores
-
     def _best(self, rows: Rows, scores: Scores, most: int) -> Rows:
         """Return the first places that `_order` would: of the others, nobody has to know which ties come first."""
         if len(scores) <= most:
@@ -229,6 +223,51 @@ class Ranker:
             by_id = sorted(range(len(places)), key=lambda place: (-ranked[tied[place]], ids[place]))
             order[tied] = places[by_id]
         return order
+
+
+class _Words:
+    """What the candidates' BM25 is, as far as it must be known.
+
+    That of the leg's rows is, and all if it found fewer than its window. Others score no more than the leg's last, and
+    to look one up costs more than anything else about a candidate: so only those are that could still come far enough.
+    """
+
+    def __init__(
+        self, generation: Generation, query: LexicalQuery, rows: Rows, leg: tuple[Rows, Scores], window: int
+    ) -> None:
+        """Take over what the leg has found; `rows`, ascending, are all candidates."""
+        self._lexical = generation.lexical
+        self._query = query
+        self._seqs = generation.seqs_at(rows)
+        self._rows = rows
+        self._most = self._lexical.most(query) or 1.0  # 0 where no word is worth asking for
+        self.bm25: Scores = np.zeros(len(rows))
+        """Of each candidate, 0 for those that hold no word of the query and those that are not looked up."""
+        self.bm25[np.searchsorted(rows, leg[0])] = leg[1]
+        self._bound = float(leg[1][-1]) if len(leg[0]) == window else 0.0
+        self._unknown = ~np.isin(rows, leg[0]) if self._bound else np.zeros(len(rows), dtype=np.bool_)
+
+    @property
+    def share(self) -> Scores:
+        """How much of what the query's words could score the rows do score: about 0 to 1."""
+        return self.bm25 / self._most
+
+    @property
+    def all_known(self) -> bool:
+        """Whether nothing is left to look up."""
+        return not self._unknown.any()
+
+    def settle(self, cosines: Scores, places: int, more: Rows) -> None:
+        """Look up all rows that could be among so many best, joined with these cosines, and these `more` rows."""
+        least = _joined(cosines, self.share)
+        most = least + (1 - DENSE_WEIGHT) * self._bound / self._most
+        nth = np.partition(least, -places)[-places] if 0 < places < len(least) else -np.inf
+        wanted = np.flatnonzero(self._unknown & ((most >= nth - _TIE_MARGIN) | np.isin(self._rows, more)))
+        if wanted.size:
+            order = wanted[np.argsort(self._seqs[wanted])]
+            scores, found = self._lexical.search(self._query, len(order), self._seqs[order])
+            self.bm25[order[np.searchsorted(self._seqs[order], found)]] = scores
+            self._unknown[wanted] = False
 
 
 def _cosines(vector: NDArray[np.float32], vectors: NDArray[np.float64]) -> Scores:

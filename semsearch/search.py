@@ -388,18 +388,21 @@ class Searcher:
     def _window(self, ranker: Ranker, page: Page) -> tuple[Ranking, Sequence[int], bool]:
         """Return the ranking, the places in it that are shown, and whether it holds all that could be found.
 
-        The window only grows where so much of it is folded that the page would come out short.
+        The window only grows where so much of it is folded that the page would come out short; before that, all of it
+        is settled.
         """
-        window = MAX_WINDOW
+        window, wanted = MAX_WINDOW, page.offset + page.limit
+        settled: int | None = 2 * wanted
         while True:
-            ranking = ranker.ranked(window)
-            rows = ranking.rows
+            ranking = ranker.ranked(window, places=settled)
+            rows = ranking.rows[: ranking.settled]
             collapsed = page.collapse == "work"
             places = self.generation.works.best_of_each(rows).tolist() if collapsed else range(len(rows))
             complete = len(ranking.rows) < window
-            if complete or len(places) >= page.offset + page.limit:
+            if len(places) >= wanted or (complete and len(rows) == len(ranking.rows)):
                 return ranking, places, complete
-            window *= 2
+            window = window if settled else 2 * window
+            settled = None
 
     def _counted(self, allowed: NDArray[np.bool_] | None, page: Page) -> NDArray[np.bool_]:
         """Return the rows that totals and facets count: of each work, if works are folded, its first."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import faiss
@@ -27,7 +28,8 @@ from semsearch.generation import IndexFolder, open_current
 from semsearch.library import Library
 from semsearch.papers import Paper
 from semsearch.queries import LexicalQuery, parse_query
-from semsearch.ranking import MODES, Mode
+from semsearch.ranking import MODES, Mode, Ranker
+from semsearch.ranking import Question as RankedQuestion
 from semsearch.reindex import imports_of, update_index
 from semsearch.search import Answer, Collapse, LegEvidence, Page, Searcher
 
@@ -231,6 +233,38 @@ def test_neither_steps_nor_merges_nor_windows_change_an_answer(
         ):
             for ask in asked:
                 assert replace(ask(grown), took_ms=0.0, generation=1) == replace(ask(at_once), took_ms=0.0)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, fake_encoder: FakeEncoder) -> Iterator[Searcher]:
+    rng = np.random.default_rng(12)
+    chances = 1 / np.arange(1, len(VOCABULARY) + 1)
+    texts = (" ".join(rng.choice(VOCABULARY, 14, p=chances / chances.sum())) for _ in range(400))
+    papers = [make_paper(n, text, title=" ".join(text.split()[:4])) for n, text in enumerate(texts)]
+    path = tmp_path_factory.mktemp("many")
+    update_index(path / "index", imports_of([write_jsonl(path / "many.jsonl", papers)]), load=FakeLoader())
+    with open_searcher(path / "index", fake_encoder) as searcher:
+        yield searcher
+
+
+def test_settled_places_are_what_they_would_be_if_all_was_looked_up(many: Searcher) -> None:
+    rng, left = np.random.default_rng(13), 0
+    for window, places in product((20, 60), (1, 5, 30)):
+        for _ in range(25):
+            text = " ".join(rng.choice(VOCABULARY, int(rng.integers(1, 9))))
+            titled = rng.choice(400, int(rng.integers(0, 2)))
+            asked = RankedQuestion(many.encoder.encode_queries([text])[0], parse_query(text), titled=titled)
+            ranker = Ranker(many.generation, asked)
+            whole, part = ranker.ranked(window), ranker.ranked(window, places=places)
+            assert whole.settled == len(whole.rows)
+            assert part.settled >= min(places, len(part.rows))
+            for field in ("rows", "scores", "bm25", "cosines", "dense_ranks", "lexical_ranks"):
+                np.testing.assert_array_equal(
+                    getattr(part, field)[: part.settled], getattr(whole, field)[: part.settled]
+                )
+            assert part.best == whole.best
+            left += part.settled < len(part.rows)
+    assert left > 10, "or nothing was left unknown"
 
 
 # Titles
