@@ -3,10 +3,9 @@
 
 scripts/benchmark_vectors.py FOLDER --sizes 10000 100000 1000000
 
-The vectors are those of the index in FOLDER. More than it has are made from them: a vector plus 0.4 times the
-difference of two of its 30 nearest, so that what is new lies where papers lie, and among as many neighbours. How true
-that is shows when half of the real ones are grown to as many as all: `made_like_real` has both. Questions are papers
-that are kept out, and titles. One question is asked at a time, of one thread.
+The vectors are those of the index in FOLDER, and more made from them (scripts/recombined.py). How true these are shows
+when half of the real ones are grown to as many as all: `made_like_real` has both. Questions are papers that are kept
+out, and titles. One question is asked at a time, of one thread.
 
 The graphs are HNSW with 32 links over numbers of 8 bits, whose best 32 are scored by their float32 vectors, and
 hnswlib's over float32 vectors, where `pip install hnswlib` was done; where not, that is what the result says of it.
@@ -27,20 +26,16 @@ from typing import Any
 
 import faiss
 import numpy as np
-from measuring import index_facts, keep, stopwatch
-from numpy.typing import NDArray
+from measuring import index_facts, keep, resident_bytes, stopwatch
+from recombined import Matrix, Rows, made_vectors, neighbours, parents
 
 from semsearch import Searcher
 from semsearch.vectors import Flat, Lists, Probing, Vectors, tuned, write_lists, write_vectors
 from semsearch.vectors.flat import best
 
-Matrix = NDArray[np.float32]
-Rows = NDArray[np.int64]
-
 _QUESTIONS = 1_000
 _TIMED = 300
 _DEPTH, _WINDOW = 10, 1_016
-_STEP, _NEIGHBOURS = 0.4, 30
 _BLOCK = 50_000
 _LINKS, _CODES, _RESCORED, _RECALL = 32, "SQ8", 32, 0.99
 _GRAPH_EFFORTS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024)
@@ -93,26 +88,18 @@ class _Grown:
     def __init__(self, papers: Matrix, scratch: Path) -> None:
         self._papers = papers
         self._folder = scratch
-        self._neighbours: Rows | None = None
+        self._nearest: Rows | None = None
 
     def of(self, rows: int) -> Matrix:
         if rows <= len(self._papers):
             return self._papers[:rows]
+        if self._nearest is None:
+            self._nearest = neighbours(_written(self._papers, self._folder)[0])
         grown = np.lib.format.open_memmap(self._folder / "grown.npy", "w+", np.float32, (rows, self._papers.shape[1]))
-        grown[: len(self._papers)] = self._papers
-        generator = np.random.default_rng(1)
-        for start in range(len(self._papers), rows, _BLOCK):
-            grown[start : start + _BLOCK] = self._made(min(_BLOCK, rows - start), generator)
+        for start in range(0, rows, _BLOCK):
+            stop = min(start + _BLOCK, rows)
+            grown[start:stop] = made_vectors(self._papers, parents(start, stop, self._nearest))
         return grown
-
-    def _made(self, count: int, generator: np.random.Generator) -> Matrix:
-        if self._neighbours is None:
-            self._neighbours = _neighbours(self._papers, self._folder)
-        rows = generator.integers(0, len(self._papers), count)
-        one, other = (self._neighbours[rows, generator.integers(0, _NEIGHBOURS, count)] for _ in range(2))
-        made = self._papers[rows] + _STEP * (self._papers[one] - self._papers[other])
-        unit: Matrix = made / np.linalg.norm(made, axis=1, keepdims=True)
-        return unit
 
 
 def _made_like_real(papers: Matrix, questions: dict[str, Matrix], folder: Path) -> dict[str, Any]:
@@ -130,13 +117,6 @@ def _nearness(matrix: Matrix, questions: dict[str, Matrix]) -> dict[str, dict[st
 def _by_place(scores: Matrix) -> dict[str, float]:
     """Return the mean cosine of the first neighbour, the tenth and so on."""
     return {str(place): round(float(scores[:, place - 1].mean()), 4) for place in (1, 10, 100, 1_000)}
-
-
-def _neighbours(papers: Matrix, folder: Path) -> Rows:
-    """Return nearly the nearest rows of each row."""
-    vectors, _ = _written(papers, folder)
-    found = [vectors.nearest(paper[None, :], _NEIGHBOURS + 1)[1][0][1:] for paper in papers]
-    return np.stack(found)
 
 
 def _written(matrix: Matrix, folder: Path) -> tuple[Vectors, dict[str, Any]]:
@@ -309,21 +289,12 @@ def _resident(folder: Path, way: str, rows: int) -> float:
 
 def _resident_after_questions(folder: Path, way: str) -> int:
     probing = json.loads((folder / "probing.json").read_text())
-    probing["shares"] = tuple((part, share) for part, share in probing["shares"])
     generator = np.random.default_rng(2)
-    before = _held()
+    before = resident_bytes()
     vectors = Vectors(folder / "vectors.faiss", folder / "lists.faiss", Probing(**probing))
     for row in generator.integers(0, vectors.rows, 200 if way == "flat" else _RESIDENT_QUESTIONS):
         vectors.nearest(vectors.at(np.array([row])), _DEPTH, exact=way == "flat")
-    return _held() - before
-
-
-def _held() -> int:
-    """Return the resident memory of this process in bytes, mapped files among it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("the system does not tell how much memory a process holds")
+    return resident_bytes() - before
 
 
 if __name__ == "__main__":

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Grow an index to millions of papers, and measure what opening and asking it takes then.
+
+scripts/benchmark_scale.py indexes/benchmark --papers 1000000 --at indexes/million
+
+The papers are those of the index and others recombined from them (scripts/recombined.py); with --titles they have a
+title and no abstract, which takes a tenth of the time for ten million. A run that was stopped goes on where it was; an
+index that is there already is only measured. One paper in a hundred is deleted, so that there are tombstones. Then
+titles half remembered and everyday questions are asked in each mode, and by meaning within a filter that leaves about
+one paper in a hundred; what is found by way of lists is compared with what looking at all finds.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmark_known_items import Remembering
+from benchmark_latency import Questions, filters_near, title_without_a_word
+from benchmark_search import drop_page_cache
+from measuring import counting, index_facts, keep, resident_bytes, stopwatch
+from numpy.typing import NDArray
+from recombined import Rows, made_paper, made_vectors, neighbours, parents
+
+from semsearch import Page, Paper, Searcher
+from semsearch.filters import EVERY_PAPER, Filter
+from semsearch.generation import IndexFolder, current_generation, open_current, open_generation
+from semsearch.library import Embedding, Library, text_digest
+from semsearch.publishing import publish_pending
+from semsearch.ranking import MODES, Mode
+from semsearch.stages import Stage, listened_by
+from semsearch.vectors import Vectors
+
+_EVERYDAY = Path(__file__).with_name("everyday_questions.txt")
+_BATCH = 2_000
+_DELETED_EVERY = 100
+_SHARE = 0.01
+_WARM_UP = 10
+
+
+def main() -> None:
+    """Run the measurements and keep their result."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("index", type=Path, help="whose papers are taken")
+    arguments.add_argument("--papers", type=int, default=1_000_000)
+    arguments.add_argument("--at", type=Path, required=True, metavar="FOLDER", help="the index that is grown")
+    arguments.add_argument("--titles", action="store_true", help="papers of titles alone")
+    arguments.add_argument("--questions", type=int, default=100, help="titles asked in each way")
+    options = arguments.parse_args()
+    made = grown(options.index, options.at, options.papers, titles_alone=options.titles)
+    result = {"made": made, "opening": opening(options.at)} | asked(options.at, options.index, options.questions)
+    keep(f"scale-{options.papers}", result, [])
+
+
+# Growing
+
+
+def grown(index: Path, at: Path, papers: int, *, titles_alone: bool) -> dict[str, Any]:
+    """Make the index, as far as it is not there; return what that took."""
+    folder, spent = IndexFolder(at), dict[str, float]()
+    with Searcher.open(index) as source, Library.create(folder.library) as library:
+        spec = source.encoder.spec
+        with stopwatch() as watch:
+            added = _added(source, library, at, papers, titles_alone)
+        spent["seconds_to_commit"] = round(watch.seconds, 1)
+        with stopwatch() as watch:
+            publish_pending(folder, library, spec)
+        spent["seconds_to_publish"] = round(watch.seconds, 1)
+        with stopwatch() as watch:
+            library.delete([_name(number) for number in range(0, papers, _DELETED_EVERY)])
+            publish_pending(folder, library, spec)
+        spent["seconds_to_delete_a_hundredth"] = round(watch.seconds, 1)
+    return {"papers_added_in_this_run": added, **spent, "texts": "titles" if titles_alone else "titles and abstracts"}
+
+
+def _name(number: int) -> str:
+    return f"recombined:{number}"
+
+
+def _added(source: Searcher, library: Library, at: Path, papers: int, titles_alone: bool) -> int:
+    """Append what the library lacks of so many papers; return how many that was."""
+    start = min(library.last_seq(), papers)
+    if start == papers:
+        return 0
+    segment = max(source.generation.segments, key=lambda segment: segment.rows)
+    nearest = _kept_neighbours(at, segment.vectors)
+    encoder = library.encoder_number(source.encoder.spec.fingerprint, source.encoder.spec.name)
+    real = segment.vectors.at(np.arange(segment.vectors.rows))
+    tell = counting("papers")
+    for first in range(start, papers, _BATCH):
+        made_of = parents(first, min(first + _BATCH, papers), nearest)
+        texts = list(_papers(source, segment.seqs, made_of, first, titles_alone))
+        vectors = made_vectors(real, made_of)
+        embeddings = [Embedding(text_digest(text.text), row, 1) for text, row in zip(texts, vectors, strict=True)]
+        library.add_versions("recombined", texts, embeddings, encoder)
+        tell(first + len(texts), papers)
+    return papers - start
+
+
+def _kept_neighbours(at: Path, vectors: Vectors) -> Rows:
+    """Return the neighbours of the real rows, from the file where an earlier run left them."""
+    path = at / "neighbours.npy"
+    if not path.exists():
+        np.save(path, neighbours(vectors))
+    found: Rows = np.load(path)
+    return found
+
+
+def _papers(
+    source: Searcher, seqs: NDArray[np.int64], made_of: Rows, first: int, titles_alone: bool
+) -> Iterator[Paper]:
+    paper_seqs, other_seqs = seqs[made_of[:, 0]].tolist(), seqs[made_of[:, 1]].tolist()
+    versions = source.library.versions_at(sorted({*paper_seqs, *other_seqs}))
+    for number, (one, other) in enumerate(zip(paper_seqs, other_seqs, strict=True), first):
+        paper = made_paper(_name(number), versions[one].paper, versions[other].paper)
+        yield replace(paper, title=paper.title or f"Paper {number}", abstract="") if titles_alone else paper
+
+
+# Measuring
+
+
+def opening(at: Path) -> dict[str, Any]:
+    """Return the seconds that opening takes with every file read and digest checked, and with sizes checked alone."""
+    folder = IndexFolder(at)
+    named = current_generation(folder)
+    assert named, "it was just published"
+    size = sum(path.stat().st_size for path in folder.generation(named[0]).rglob("*") if path.is_file())
+    result: dict[str, Any] = {"bytes": size, "page_cache_dropped": drop_page_cache()}
+    for name, whole in (("cold", True), ("warm", True), ("warm", True), ("warm", True), ("warm_sizes_alone", False)):
+        with stopwatch() as watch:
+            open_generation(folder, *named, whole=whole)
+        result[f"{name}_seconds"] = round(min(watch.seconds, result.get(f"{name}_seconds", watch.seconds)), 2)
+    return result
+
+
+def asked(at: Path, index: Path, count: int) -> dict[str, Any]:
+    """Return what questions cost in each mode, and what those by meaning find."""
+    with Searcher.open(index) as source:
+        titles = Questions(source, seed=0).take(title_without_a_word, count + _WARM_UP)
+        questions = {"titles": titles[_WARM_UP:], "everyday": _EVERYDAY.read_text().splitlines()}
+        encoder = Remembering(source.encoder)
+        encoder.remember([*titles, *questions["everyday"]])
+    folder = IndexFolder(at)
+    with Library.open(folder.library) as library:
+        searcher = Searcher(library, open_current(folder, whole=False), encoder)
+        generation = searcher.generation
+        (where, facts) = next(filters_near(generation, _SHARE))
+        for title in titles[:_WARM_UP]:
+            searcher.search(title)
+        result: dict[str, Any] = {
+            "segments": [segment.rows for segment in generation.segments],
+            "dead_rows": len(generation.tombstones),
+            "measured_recall_at_10": generation.manifest.recall_at_10,
+            "bytes_resident_when_open": resident_bytes(),
+            "unit": "milliseconds, one question after the other, its vector known",
+        }
+        for kind, texts in questions.items():
+            result[kind] = {mode: _timed(searcher, texts, mode) for mode in MODES}
+            result[kind]["dense"] |= _found(searcher, texts)
+            result[kind]["dense_within_filter"] = facts | _timed(searcher, texts, "dense", where)
+            result[kind]["dense_within_filter"] |= _found(searcher, texts, where)
+        return result | {"bytes_resident_when_asked": resident_bytes(), **index_facts(generation)}
+
+
+class _Scans:
+    """Listens to how long the scans took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def begins(self, stage: Stage) -> None:
+        """Take no note."""
+
+    def ended(self, stage: Stage, seconds: float) -> None:
+        """Note the seconds of a scan."""
+        if stage == "scan":
+            self.seconds.append(seconds)
+
+
+def _timed(searcher: Searcher, texts: Sequence[str], mode: Mode, where: Filter = EVERY_PAPER) -> dict[str, Any]:
+    seconds, scans = [], _Scans()
+    with listened_by(scans):
+        for text in texts:
+            with stopwatch() as watch:
+                searcher.search(text, Page(where=where), mode)
+            seconds.append(watch.seconds)
+    scan = {"scan_p50": round(1_000 * float(np.median(scans.seconds)), 2)} if scans.seconds else {}
+    p50, p95 = (1_000 * np.quantile(seconds, (0.5, 0.95))).round(2).tolist()
+    return {"p50": p50, "p95": p95, **scan}
+
+
+def _found(searcher: Searcher, texts: Sequence[str], where: Filter = EVERY_PAPER) -> dict[str, float]:
+    """Return which part of the ten nearest papers is found by way of lists."""
+    found = []
+    for text in texts:
+        ways = (Page(where=where, collapse="none", approximate=approximate) for approximate in (True, False))
+        quick, exact = ({hit.paper.paper_id for hit in searcher.search(text, page, "dense").hits} for page in ways)
+        found.append(len(quick & exact) / len(exact))
+    return {"recall_at_10": round(float(np.mean(found)), 4)}
+
+
+if __name__ == "__main__":
+    main()
