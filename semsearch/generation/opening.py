@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from semsearch.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
+_WORTH_THREADS = 64 << 20  # bytes to read
 READ_BEFORE_ANSWERING = 2 << 30  # bytes; more would keep a service from answering for too long
 STAGED = 0
 """The number of a generation that is staged: it gets one of its own when it is published."""
@@ -226,12 +229,18 @@ def _shared_folders(one: Manifest, other: Manifest) -> set[str]:
 
 def _different_files(path: Path, to_read: Mapping[str, FileRecord], manifest: Manifest, whole: bool) -> Iterator[str]:
     differs = digest_differs if whole else size_differs
-    for name, record in to_read.items():
+
+    def problem(file: tuple[str, FileRecord]) -> str | None:
+        name, record = file
         try:
-            if difference := differs(path / name, record):
-                yield f"{name} {difference}"
+            difference = differs(path / name, record)
         except FileNotFoundError:
-            yield f"{name} is missing"
+            return f"{name} is missing"
+        return f"{name} {difference}" if difference else None
+
+    size = sum(record.bytes for record in to_read.values())
+    with ThreadPoolExecutor(os.cpu_count()) if size > _WORTH_THREADS else nullcontext() as pool:
+        yield from filter(None, (pool.map if pool else map)(problem, to_read.items()))
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     for name in sorted(present - set(manifest.files) - {MANIFEST}):
         yield f"{name} does not belong there"
