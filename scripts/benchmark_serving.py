@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare 64 concurrent clients of the service with one: questions a second, and how long each waits.
+"""Compare 8 and 64 concurrent clients of the service with one: questions a second, and how long each waits.
 
 scripts/benchmark_serving.py indexes/benchmark --mode hybrid
 """
@@ -32,7 +32,7 @@ def main() -> None:
     """Run the measurements and keep their result."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("index", type=Path)
-    arguments.add_argument("--clients", type=int, default=64)
+    arguments.add_argument("--clients", type=int, nargs="+", default=[8, 64])
     arguments.add_argument("--seconds", type=float, default=20.0, help="of each round")
     arguments.add_argument("--mode", default="hybrid")
     arguments.add_argument("--workers", type=int, help="processes that search; by default what serve chooses")
@@ -40,18 +40,19 @@ def main() -> None:
     papers, questions = titles(options.index)
     with served(options.index, options.workers) as address:
         ask(address, questions[:_WARM_UP], options.mode, time.monotonic() + 60)
+        counts = (1, *options.clients)
         rounds = [
-            (clients, measured(address, questions, options.mode, clients, options.seconds))
-            for clients in (1, options.clients, 1, options.clients)
+            (clients, measured(address, questions, options.mode, clients, options.seconds)) for clients in counts * 2
         ]
         workers = int(metrics(address)["semsearch_workers"])
-    result = {"papers": papers, "mode": options.mode, "workers": workers}
-    for count in (1, options.clients):
+    result: dict[str, Any] = {"papers": papers, "mode": options.mode, "workers": workers}
+    for count in counts:
         result[f"{count} clients" if count > 1 else "1 client"] = [
             figures for clients, figures in rounds if clients == count
         ]
-    rate = {count: statistics.mean(f["questions_per_second"] for c, f in rounds if c == count) for count, _ in rounds}
-    keep("serving", result | {"ratio": round(rate[options.clients] / rate[1], 2)}, [])
+    rate = {count: statistics.mean(f["questions_per_second"] for c, f in rounds if c == count) for count in counts}
+    result["times_one_client"] = {str(count): round(rate[count] / rate[1], 2) for count in options.clients}
+    keep("serving", result, [])
 
 
 def titles(index: Path) -> tuple[int, list[str]]:
