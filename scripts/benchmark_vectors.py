@@ -5,7 +5,7 @@ scripts/benchmark_vectors.py FOLDER --sizes 10000 100000 1000000
 
 The vectors are those of the index in FOLDER, and more made from them (scripts/recombined.py). How true these are shows
 when half of the real ones are grown to as many as all: `made_like_real` has both. Questions are papers that are kept
-out, and titles. One question is asked at a time, of one thread.
+out, titles, and everyday questions, which nothing is near to. One is asked at a time, of one thread.
 
 The graphs are HNSW with 32 links over numbers of 8 bits, whose best 32 are scored by their float32 vectors, and
 hnswlib's over float32 vectors, where `pip install hnswlib` was done; where not, that is what the result says of it.
@@ -33,6 +33,7 @@ from semsearch import Searcher
 from semsearch.vectors import Flat, Lists, Probing, Vectors, tuned, write_lists, write_vectors
 from semsearch.vectors.flat import best
 
+_EVERYDAY = Path(__file__).with_name("everyday_questions.txt")
 _QUESTIONS = 1_000
 _TIMED = 300
 _DEPTH, _WINDOW = 10, 1_016
@@ -78,8 +79,9 @@ def _material(searcher: Searcher) -> tuple[Matrix, dict[str, Matrix]]:
     held_out, rest = rows[:_QUESTIONS], rows[_QUESTIONS:]
     versions = searcher.library.versions_at(generation.seqs_at(np.sort(rest[:_QUESTIONS])).tolist())
     titles = [version.paper.title or version.paper.abstract[:100] for version in versions.values()]
-    questions = {"papers": generation.vectors_at(held_out), "titles": searcher.encoder.encode_queries(titles)}
-    return generation.vectors_at(rest), questions
+    texts = {"titles": titles, "everyday": _EVERYDAY.read_text().splitlines()}
+    questions = {kind: searcher.encoder.encode_queries(some) for kind, some in texts.items()}
+    return generation.vectors_at(rest), {"papers": generation.vectors_at(held_out)} | questions
 
 
 class _Grown:

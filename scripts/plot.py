@@ -54,6 +54,13 @@ _LINES = (  # of vectors.json: what, where its milliseconds stand, colour
     ("lists, titles asked", ("lists", "titles", "milliseconds"), "#c05621"),
     ("HNSW graph for a recall of 0.99, titles asked", ("graph", "titles", "milliseconds"), "#7a4fa3"),
 )
+_WAYS = (  # of scale-*.json: what, where its milliseconds stand, colour
+    ("words and meaning", ("titles", "hybrid", "p50"), "#1f6f8b"),
+    ("words", ("titles", "lexical", "p50"), "#7a4fa3"),
+    ("meaning", ("titles", "dense", "p50"), "#c05621"),
+    ("meaning, within 1 %", ("titles", "dense_within_filter", "p50"), "#e0a458"),
+    ("meaning, of which the scan", ("titles", "dense", "scan_p50"), "#888888"),
+)
 
 
 def main() -> None:
@@ -61,6 +68,8 @@ def main() -> None:
     vectors(json.loads((RESULTS / "vectors.json").read_text())["measured"], RESULTS / "vectors.svg")
     runs = [json.loads(path.read_text())["measured"] for path in RESULTS.glob("baselines-[0-9]*.json")]
     baselines(sorted(runs, key=lambda run: int(run["papers"])), RESULTS / "baselines.svg")
+    scales = [json.loads(path.read_text())["measured"] for path in RESULTS.glob("scale-*.json")]
+    scale(sorted(scales, key=lambda run: int(run["papers"])), RESULTS / "scale.svg")
 
 
 def vectors(measured: dict[str, Any], path: Path) -> None:
@@ -94,6 +103,17 @@ def baselines(runs: list[dict[str, Any]], path: Path) -> None:
         axes.set_title(title)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.2))
     figure.tight_layout()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+
+
+def scale(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw what the median title half remembered costs, by the number of papers."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.8))
+    for label, keys, colour in _WAYS:
+        axes.plot([run["papers"] for run in runs], [_at(run, keys) for run in runs], "o-", label=label, color=colour)
+    axes.set(xscale="log", yscale="log", xlabel="papers", ylabel="milliseconds, median question")
+    axes.set_title("A question whose vector is known")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
