@@ -5,7 +5,7 @@ mapping.py   how a file of vectors is opened
 selection.py which rows may be found
 mapping.py   a file of faiss's, mapped within limits
 flat.py      every vector of a segment as it is: written, mapped, scanned; the answers are exact
-lists.py     the same rows in inverted lists, one bit for each number: a few of the lists are looked through
+lists.py     the same rows in inverted lists, two bits for each number: a few of the lists are looked through
 tuning.py    how many lists must be looked through, measured against the exact answers
 nearest.py   the nearest rows of a segment, exactly or, where that pays, by way of its lists
 ```
@@ -19,7 +19,7 @@ from semsearch.vectors.nearest import LISTS_FROM, Vectors
 from semsearch.vectors.selection import Selection
 from semsearch.vectors.tuning import Probing, tuned
 
-RECIPE = f"Flat,inner-product,float32; from {LISTS_FROM:,} rows on with IVF,RaBitQ"
+RECIPE = f"Flat,inner-product,float32; from {LISTS_FROM:,} rows on with IVF,PQ4fs"
 
 __all__ = [
     "LISTS_FROM",

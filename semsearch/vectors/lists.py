@@ -2,16 +2,17 @@
 
 An inverted file: k-means puts every row into the list of its nearest centroid, and only the lists whose centroids are
 nearly as near to the query as the nearest ones are looked through. How many that are depends on the query: a paper has
-its like in a few of them, what nothing resembles is about as far from most. A row is kept there as one bit for each of
-its numbers, RaBitQ (Gao and Long, SIGMOD 2024), of which FAISS compares 32 rows at once. That estimates the inner
-product well enough to choose candidates; who wants scores takes them from the vectors themselves.
+its like in a few of them, what nothing resembles is about as far from most. A row is kept there as four bits for each
+two of its numbers, a product quantizer (Jégou, Douze and Schmid, TPAMI 2011), of which FAISS compares 32 rows at once
+(André, Kermarrec and Le Scouarnec, ICMR 2017). That estimates the inner product well enough to choose candidates; who
+wants scores takes them from the vectors themselves.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import faiss
 import numpy as np
@@ -31,8 +32,9 @@ _NEAREST_ROWS = 1_200
 more rows than a ranking wants to know; between 600 and 2,400 it makes no difference."""
 _MOST_ALLOWED = 0.5
 """Where a larger part of the rows is allowed, lists are chosen as if all were."""
-_ROWS_PER_CANDIDATE, _FEWEST_CANDIDATES, _MOST_CANDIDATES = 100, 256, 4_096
-"""What is far from everything needs many lists, whose estimates differ little, and so more candidates."""
+_FEWEST_CANDIDATES = 256
+"""So many of the best estimates hold the ten best rows, as nearly as four times as many do."""
+_BITS = 4
 _BLOCK_ROWS = 65_536
 _THREADS = faiss.omp_get_max_threads()
 
@@ -41,10 +43,13 @@ def write_lists(flat: Flat, write: Callable[[bytes], int]) -> None:
     """Make the lists of these rows and give them to `write`, piece by piece."""
     rows, dimension = flat.matrix.shape
     lists = max(1, round(_LISTS_PER_ROOT * rows**0.5))
-    index = cast(Any, faiss.index_factory(dimension, f"IVF{lists},RaBitQfs", faiss.METRIC_INNER_PRODUCT))
+    parts = dimension // 2 if dimension % 2 == 0 else dimension
+    quantizer = faiss.IndexFlatIP(dimension)
+    index: Any = faiss.IndexIVFPQFastScan(quantizer, dimension, lists, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
+    index.by_residual = False  # what differences from centroids would add to the recall, twice the candidates do
     index.cp.niter, index.cp.seed = _TRAINING_ROUNDS, _SEED
     index.cp.max_points_per_centroid = _TRAINING_ROWS_PER_LIST
-    index.cp.min_points_per_centroid = 1  # few rows in many lists only happen in tests
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # few rows only happen in tests
     sample = np.random.default_rng(_SEED).choice(rows, min(rows, _TRAINING_ROWS_PER_LIST * lists), replace=False)
     faiss.omp_set_num_threads(_THREADS)
     index.train(flat.matrix[np.sort(sample)])
@@ -96,8 +101,7 @@ class Lists:
             may be, as a difference of cosines.
         """
         ranked = self.ranked(query, allowed)
-        lists, looked_at = ranked.within(margin, k)
-        wanted = max(k, _FEWEST_CANDIDATES, min(looked_at // _ROWS_PER_CANDIDATE, _MOST_CANDIDATES))
+        lists, wanted = ranked.within(margin, k), max(k, _FEWEST_CANDIDATES)
         parameters = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
         if allowed is not None:
             parameters.sel = allowed.selector
@@ -124,10 +128,9 @@ class Ranked:
         rows = np.clip(_NEAREST_ROWS - before, 0, self.held)
         return float(rows @ self.cosines / max(rows.sum(), 1))
 
-    def within(self, margin: float, k: int) -> tuple[int, int]:
-        """Return how many lists are within the margin or needed to hold k rows, and how many rows they hold."""
+    def within(self, margin: float, k: int) -> int:
+        """Return how many lists are within the margin, or needed to hold k rows."""
         held = np.cumsum(self.held)
         near_enough = int(np.searchsorted(-self.cosines, margin - self.near, side="right"))
         enough = min(int(np.searchsorted(held, k)) + 1, len(held))
-        lists = max(near_enough, enough)
-        return lists, int(held[lists - 1]) if lists else 0
+        return max(near_enough, enough)

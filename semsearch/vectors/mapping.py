@@ -8,11 +8,13 @@ from typing import Any
 
 import faiss
 
+_TABLES = 64 << 20
+"""What FAISS wants to be allowed for tables of a product quantizer that it could make, and here does not, in bytes."""
 _ONE_AT_A_TIME = threading.Lock()  # the limits are those of the whole process
 
 
 def mapped(path: Path) -> Any:
-    """Return the index in a file, mapped read-only; nothing in it may be larger, or more often, than it has bytes.
+    """Return the index in a file, mapped read-only; nothing in it may be more often, or much larger, than it has bytes.
 
     The file must already have passed its digest: FAISS checks little of what it reads.
 
@@ -20,7 +22,7 @@ def mapped(path: Path) -> Any:
     """
     size = path.stat().st_size
     with _ONE_AT_A_TIME:
-        faiss.set_deserialization_vector_byte_limit(size)
+        faiss.set_deserialization_vector_byte_limit(max(size, _TABLES))
         faiss.set_deserialization_loop_limit(size)
         try:
             return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
