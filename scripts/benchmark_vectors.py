@@ -18,24 +18,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 from measuring import index_facts, keep, resident_bytes, stopwatch
+from numpy.typing import NDArray
 from recombined import Matrix, Rows, made_vectors, neighbours, parents
 
 from semsearch import Searcher
-from semsearch.vectors import Flat, Lists, Probing, Vectors, tuned, write_lists, write_vectors
+from semsearch.vectors import Flat, Lists, Probing, Selection, Vectors, tuned, write_lists, write_vectors
 from semsearch.vectors.flat import best
 
 _EVERYDAY = Path(__file__).with_name("everyday_questions.txt")
-_QUESTIONS = 1_000
-_TIMED = 300
+_QUESTIONS, _TIMED, _ASKED_WITHIN = 500, 300, 100
+_SHARES = (0.99, 0.01)
+_MOST_IN_MEMORY = 2_000_000
 _DEPTH, _WINDOW = 10, 1_016
 _BLOCK = 50_000
 _LINKS, _CODES, _RESCORED, _RECALL = 32, "SQ8", 32, 0.99
@@ -60,14 +63,13 @@ def main() -> None:
         papers, questions = _material(searcher)
     with tempfile.TemporaryDirectory() as scratch:
         alike = _made_like_real(papers, questions, Path(scratch))
-        grown = _Grown(papers, Path(scratch))
+        grown = Grown(papers, Path(scratch))
         effort = options.making_effort
         sizes = []
         for rows in options.sizes:
-            matrix = grown.of(rows)
-            size = _measured(matrix, questions, Path(scratch))
+            size = measured(grown, rows, questions, Path(scratch))
             if rows <= options.graph_up_to:
-                size |= graphs(matrix, questions, effort, Path(scratch), size["flat"]["milliseconds"])
+                size |= graphs(questions, effort, Path(scratch), size["flat"]["milliseconds"])
             sizes.append(size | {"recombined": max(0, rows - len(papers))})
     keep("vectors", {"index": facts, "real_vectors": len(papers), "made_like_real": alike, "sizes": sizes}, [])
 
@@ -84,7 +86,7 @@ def _material(searcher: Searcher) -> tuple[Matrix, dict[str, Matrix]]:
     return generation.vectors_at(rest), {"papers": generation.vectors_at(held_out)} | questions
 
 
-class _Grown:
+class Grown:
     """The vectors of papers, and as many more made from them as are asked for."""
 
     def __init__(self, papers: Matrix, scratch: Path) -> None:
@@ -92,21 +94,22 @@ class _Grown:
         self._folder = scratch
         self._nearest: Rows | None = None
 
-    def of(self, rows: int) -> Matrix:
-        if rows <= len(self._papers):
-            return self._papers[:rows]
-        if self._nearest is None:
-            self._nearest = neighbours(_written(self._papers, self._folder)[0])
-        grown = np.lib.format.open_memmap(self._folder / "grown.npy", "w+", np.float32, (rows, self._papers.shape[1]))
+    def blocks(self, rows: int) -> Iterator[Matrix]:
+        """Yield the first so many vectors."""
+        if rows > len(self._papers) and self._nearest is None:
+            self._nearest = neighbours(_written(self.blocks(len(self._papers)), len(self._papers), self._folder)[0])
         for start in range(0, rows, _BLOCK):
             stop = min(start + _BLOCK, rows)
-            grown[start:stop] = made_vectors(self._papers, parents(start, stop, self._nearest))
-        return grown
+            if stop <= len(self._papers):
+                yield self._papers[start:stop]
+            else:
+                assert self._nearest is not None, "they were found"
+                yield made_vectors(self._papers, parents(start, stop, self._nearest))
 
 
 def _made_like_real(papers: Matrix, questions: dict[str, Matrix], folder: Path) -> dict[str, Any]:
     """Return how near the nearest are among all papers, and among as many that were made from half of them."""
-    made = _Grown(papers[: len(papers) // 2], folder).of(len(papers))
+    made = np.concatenate(list(Grown(papers[: len(papers) // 2], folder).blocks(len(papers))))
     return {name: _nearness(matrix, questions) for name, matrix in (("real", papers), ("made", made))}
 
 
@@ -118,14 +121,19 @@ def _nearness(matrix: Matrix, questions: dict[str, Matrix]) -> dict[str, dict[st
 
 def _by_place(scores: Matrix) -> dict[str, float]:
     """Return the mean cosine of the first neighbour, the tenth and so on."""
-    return {str(place): round(float(scores[:, place - 1].mean()), 4) for place in (1, 10, 100, 1_000)}
+    places = [place for place in (1, 10, 100, 1_000) if place <= scores.shape[1]]
+    return {str(place): round(float(scores[:, place - 1].mean()), 4) for place in places}
 
 
-def _written(matrix: Matrix, folder: Path) -> tuple[Vectors, dict[str, Any]]:
+def _written(blocks: Iterable[Matrix], rows: int, folder: Path) -> tuple[Vectors, dict[str, Any]]:
     """Return the vectors as a segment has them, and what it took to write them."""
     flat, lists = folder / "vectors.faiss", folder / "lists.faiss"
+    for path in (flat, lists):
+        path.unlink(missing_ok=True)  # an earlier one may still be mapped
+    remaining = iter(blocks)
+    first = next(remaining)
     with flat.open("wb") as file:
-        write_vectors(_blocks(matrix), len(matrix), matrix.shape[1], file.write)
+        write_vectors(chain([first], remaining), rows, first.shape[1], file.write)
     with stopwatch() as making, lists.open("wb") as file:
         write_lists(Flat(flat), file.write)
     with stopwatch() as tuning:
@@ -135,57 +143,78 @@ def _written(matrix: Matrix, folder: Path) -> tuple[Vectors, dict[str, Any]]:
         "lists": Lists(lists).count,
         "making_seconds": round(making.seconds, 1),
         "tuning_seconds": round(tuning.seconds, 1),
-        "bytes_per_vector": round(lists.stat().st_size / len(matrix), 1),
+        "bytes_per_vector": round(lists.stat().st_size / rows, 1),
         "probing": asdict(probing),
     }
     return Vectors(flat, lists, probing), facts
 
 
-def _blocks(matrix: Matrix) -> Iterator[Matrix]:
-    for start in range(0, len(matrix), _BLOCK):
-        yield matrix[start : start + _BLOCK]
+def _blocks(flat: Flat) -> Iterator[Matrix]:
+    for start in range(0, flat.rows, _BLOCK):
+        yield flat.at(np.arange(start, min(start + _BLOCK, flat.rows)))
 
 
-def _measured(matrix: Matrix, questions: dict[str, Matrix], folder: Path) -> dict[str, Any]:
-    print(f"{len(matrix):,} vectors", file=sys.stderr)
-    vectors, facts = _written(matrix, folder)
+def measured(grown: Grown, rows: int, questions: dict[str, Matrix], folder: Path) -> dict[str, Any]:
+    """Return what it takes to find the nearest of so many vectors, and what is found."""
+    print(f"{rows:,} vectors", file=sys.stderr)
+    vectors, facts = _written(grown.blocks(rows), rows, folder)
     exact = {kind: vectors.nearest(asked, _WINDOW, exact=True) for kind, asked in questions.items()}
-    true = {kind: rows[:, :_DEPTH] for kind, (_, rows) in exact.items()}
     asked = questions["papers"]
-    memory = matrix if len(matrix) <= _BLOCK else np.ascontiguousarray(matrix)
     result: dict[str, Any] = {
-        "rows": len(matrix),
+        "rows": rows,
         "mean_cosine_of_neighbour": {kind: _by_place(scores) for kind, (scores, _) in exact.items()},
-        "numpy": {"milliseconds": _milliseconds(lambda query: np.argpartition(-(memory @ query), _DEPTH), asked[:50])},
         "flat": {
             "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH, exact=True), asked[:50])
         },
         "lists": facts,
     }
+    if rows <= _MOST_IN_MEMORY:
+        memory = np.concatenate(list(_blocks(Flat(folder / "vectors.faiss"))))
+        scan = _milliseconds(lambda query: np.argpartition(-(memory @ query), _DEPTH), asked[:50])
+        result["numpy"] = {"milliseconds": scan}
     for kind, some in questions.items():
+        true = exact[kind][1]
         result["lists"][kind] = {
-            "recall_at_10": _recall(vectors.nearest(some, _DEPTH)[1], true[kind]),
+            "recall_at_10": _recall(vectors.nearest(some, _DEPTH)[1], true[:, :_DEPTH]),
+            "recall_at_100": _recall(vectors.nearest(some, _WINDOW)[1][:, :100], true[:, :100]),
             "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH), some[:_TIMED]),
             "milliseconds_window": _milliseconds(lambda query: vectors.nearest(query[None, :], _WINDOW), some[:_TIMED]),
+            "within": _within(vectors, some),
         }
     result["times_flat"] = round(result["flat"]["milliseconds"] / result["lists"]["papers"]["milliseconds"], 1)
-    result["resident_bytes_per_vector"] = {way: _resident(folder, way, len(matrix)) for way in ("flat", "lists")}
+    result["resident_bytes_per_vector"] = {way: _resident(folder, way, rows) for way in ("flat", "lists")}
     return result
 
 
-def graphs(
-    matrix: Matrix, questions: dict[str, Matrix], making_effort: int, folder: Path, flat: float
-) -> dict[str, Any]:
+def _within(vectors: Vectors, asked: Matrix) -> list[dict[str, float]]:
+    """Return what asking takes, and finds, where one row of a hundred is dead, and where so many are allowed."""
+    results, generator = [], np.random.default_rng(3)
+    for share in _SHARES:
+        mask = generator.random(vectors.rows) < share
+        ask = partial(_asked_within, vectors, mask)
+        few = asked[:_ASKED_WITHIN]
+        found = np.stack([ask(query) for query in few])
+        true = vectors.nearest(few, _DEPTH, Selection(mask), exact=True)[1]
+        results.append({"share": share, "recall_at_10": _recall(found, true), "milliseconds": _milliseconds(ask, few)})
+    return results
+
+
+def _asked_within(vectors: Vectors, mask: NDArray[np.bool_], query: Matrix) -> Rows:
+    found: Rows = vectors.nearest(query[None, :], _DEPTH, Selection(mask))[1][0]
+    return found
+
+
+def graphs(questions: dict[str, Matrix], making_effort: int, folder: Path, flat: float) -> dict[str, Any]:
     """Return what graphs of both kinds take, `flat` being the milliseconds of looking at all vectors."""
     vectors = Flat(folder / "vectors.faiss")
     true = {kind: vectors.nearest(asked, _DEPTH)[1] for kind, asked in questions.items()}
-    results: dict[str, Any] = {"graph": _graph(matrix, vectors, questions, true, making_effort, folder)}
+    results: dict[str, Any] = {"graph": _graph(vectors, questions, true, making_effort, folder)}
     try:
         hnswlib = importlib.import_module("hnswlib")
     except ImportError:
         results["hnswlib"] = "absent"
     else:
-        results["hnswlib"] = _hnswlib(hnswlib.Index("ip", matrix.shape[1]), matrix, questions, true, making_effort)
+        results["hnswlib"] = _hnswlib(hnswlib.Index("ip", vectors.dimension), vectors, questions, true, making_effort)
     for graph in results.values():
         for kind in questions if isinstance(graph, dict) else ():
             graph[kind]["times_flat"] = round(flat / graph[kind]["milliseconds"], 1)
@@ -193,7 +222,6 @@ def graphs(
 
 
 def _graph(
-    matrix: Matrix,
     vectors: Flat,
     questions: dict[str, Matrix],
     true: dict[str, Rows],
@@ -201,12 +229,12 @@ def _graph(
     folder: Path,
 ) -> dict[str, Any]:
     path = folder / "graph.faiss"
-    made: Any = faiss.index_factory(matrix.shape[1], f"HNSW{_LINKS},{_CODES}", faiss.METRIC_INNER_PRODUCT)
+    made: Any = faiss.index_factory(vectors.dimension, f"HNSW{_LINKS},{_CODES}", faiss.METRIC_INNER_PRODUCT)
     made.hnsw.efConstruction = making_effort
     with stopwatch() as making:
-        made.train(np.ascontiguousarray(matrix[:: max(1, len(matrix) // _BLOCK)]))
-        for block in _blocks(matrix):
-            made.add(np.ascontiguousarray(block))
+        made.train(vectors.at(np.arange(0, vectors.rows, max(1, vectors.rows // _BLOCK))))
+        for block in _blocks(vectors):
+            made.add(block)
         faiss.write_index(made, str(path))
     del made
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
@@ -220,19 +248,19 @@ def _graph(
     return {
         "making_effort": making_effort,
         "making_seconds": round(making.seconds, 1),
-        "bytes_per_vector": round(path.stat().st_size / len(matrix), 1),
+        "bytes_per_vector": round(path.stat().st_size / vectors.rows, 1),
         "milliseconds_window": _milliseconds(lambda query: ask(query, _WINDOW, _WINDOW, _WINDOW), questions["titles"]),
         **least_effort(lambda query, effort: ask(query, effort, _DEPTH, _RESCORED), questions, true),
     }
 
 
 def _hnswlib(
-    index: Any, matrix: Matrix, questions: dict[str, Matrix], true: dict[str, Rows], making_effort: int
+    index: Any, vectors: Flat, questions: dict[str, Matrix], true: dict[str, Rows], making_effort: int
 ) -> dict[str, Any]:
     with stopwatch() as making:
-        index.init_index(len(matrix), ef_construction=making_effort, M=_LINKS // 2)  # its M counts half of the links
-        for start in range(0, len(matrix), _BLOCK):
-            index.add_items(matrix[start : start + _BLOCK])
+        index.init_index(vectors.rows, ef_construction=making_effort, M=_LINKS // 2)  # its M counts half of the links
+        for block in _blocks(vectors):
+            index.add_items(block)
 
     def ask(query: Matrix, effort: int) -> Rows:
         index.set_ef(effort)
@@ -294,7 +322,7 @@ def _resident_after_questions(folder: Path, way: str) -> int:
     generator = np.random.default_rng(2)
     before = resident_bytes()
     vectors = Vectors(folder / "vectors.faiss", folder / "lists.faiss", Probing(**probing))
-    for row in generator.integers(0, vectors.rows, 200 if way == "flat" else _RESIDENT_QUESTIONS):
+    for row in generator.integers(0, vectors.rows, 20 if way == "flat" else _RESIDENT_QUESTIONS):
         vectors.nearest(vectors.at(np.array([row])), _DEPTH, exact=way == "flat")
     return resident_bytes() - before
 

@@ -18,7 +18,8 @@ import pytest
 from benchmark_answers import reciprocal_rank_fusion
 from benchmark_known_items import measured as known_items
 from benchmark_known_items import ranks
-from benchmark_vectors import graphs, least_effort
+from benchmark_vectors import Grown, graphs, least_effort
+from benchmark_vectors import measured as measured_vectors
 from conftest import FakeEncoder, Index, make_paper
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,12 +132,24 @@ def test_graphs_over_a_few_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     matrix = unit_rows(np.random.default_rng(0), 1_100, 16)
     with (tmp_path / "vectors.faiss").open("wb") as file:
         write_vectors([matrix], len(matrix), 16, file.write)
-    result = graphs(matrix, {"titles": matrix[:5]}, 40, tmp_path, flat=1_000.0)
+    result = graphs({"titles": matrix[:5]}, 40, tmp_path, flat=1_000.0)
     assert result["hnswlib"] == "absent"
     assert result["graph"]["titles"]["recall_at_10"] >= 0.99
     assert result["graph"]["titles"]["times_flat"] == pytest.approx(
         1_000 / result["graph"]["titles"]["milliseconds"], 0.1
     )
+
+
+def test_vectors_are_measured_as_they_grow(tmp_path: Path) -> None:
+    papers = unit_rows(np.random.default_rng(0), 2_000, 16)
+    grown, questions = Grown(papers, tmp_path), {"papers": papers[:50]}
+    for rows in (2_000, 3_000):
+        result = measured_vectors(grown, rows, questions, tmp_path)
+        assert (result["rows"], result["lists"]["lists"]) == (rows, round(2 * rows**0.5))
+        assert result["mean_cosine_of_neighbour"]["papers"]["1"] == pytest.approx(1), "they are there"
+        found = [result["lists"]["papers"], *result["lists"]["papers"]["within"]]
+        assert all(0.95 <= each["recall_at_10"] <= 1 and each["milliseconds"] > 0 for each in found)
+    np.testing.assert_allclose(np.concatenate(list(grown.blocks(3_000)))[:2_000], papers, atol=1e-6)
 
 
 # Checks within filters
