@@ -11,6 +11,7 @@ about one paper in a hundred; what is found by way of lists is compared with wha
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,8 +62,8 @@ def main() -> None:
 
 
 def grown(index: Path, at: Path, papers: int, *, short: bool) -> dict[str, Any]:
-    """Make the index, as far as it is not there; return what that took."""
-    folder, spent = IndexFolder(at), dict[str, float]()
+    """Make the index, as far as it is not there; return what that took, or took the run that made it."""
+    folder, spent, told = IndexFolder(at), dict[str, float](), at / "made.json"
     with Searcher.open(index) as source, Library.create(folder.library) as library:
         spec = source.encoder.spec
         with stopwatch() as watch:
@@ -75,7 +76,12 @@ def grown(index: Path, at: Path, papers: int, *, short: bool) -> dict[str, Any]:
             library.delete([_name(number) for number in range(0, papers, _DELETED_EVERY)])
             publish_pending(folder, library, spec)
         spent["seconds_to_delete_a_hundredth"] = round(watch.seconds, 1)
-    return {"papers_added_in_this_run": added, **spent, "words_of_an_abstract": _SHORT if short else "all"}
+    if added or not told.exists():
+        told.write_text(
+            json.dumps({"papers_added": added, **spent, "words_of_an_abstract": _SHORT if short else "all"})
+        )
+    made: dict[str, Any] = json.loads(told.read_text())
+    return made
 
 
 def _name(number: int) -> str:
