@@ -204,8 +204,8 @@ def _missed(result: dict[str, Any]) -> dict[str, int]:
 
 
 def _without_the_first(ranked: Callable[..., Ranking]) -> Callable[..., Ranking]:
-    def broken(ranker: Ranker, window: int) -> Ranking:
-        whole = ranked(ranker, window)
+    def broken(ranker: Ranker, window: int, *, places: int | None = None) -> Ranking:
+        whole = ranked(ranker, window, places=places)
         parts = {name: getattr(whole, name) for name in Ranking.__dataclass_fields__}
         rest: dict[str, Any] = {name: part[1:] for name, part in parts.items() if isinstance(part, np.ndarray)}
         return replace(whole, **rest)
