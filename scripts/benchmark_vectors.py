@@ -65,13 +65,14 @@ def main() -> None:
         alike = _made_like_real(papers, questions, Path(scratch))
         grown = Grown(papers, Path(scratch))
         effort = options.making_effort
-        sizes = []
+        sizes: list[dict[str, Any]] = []
         for rows in options.sizes:
             size = measured(grown, rows, questions, Path(scratch))
             if rows <= options.graph_up_to:
                 size |= graphs(questions, effort, Path(scratch), size["flat"]["milliseconds"])
             sizes.append(size | {"recombined": max(0, rows - len(papers))})
-    keep("vectors", {"index": facts, "real_vectors": len(papers), "made_like_real": alike, "sizes": sizes}, [])
+            result = {"index": facts, "real_vectors": len(papers), "made_like_real": alike, "sizes": sizes}
+            keep("vectors", result, [])  # after each, because the next may take an hour
 
 
 def _material(searcher: Searcher) -> tuple[Matrix, dict[str, Matrix]]:
