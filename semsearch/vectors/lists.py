@@ -32,8 +32,9 @@ _NEAREST_ROWS = 1_200
 more rows than a ranking wants to know; between 600 and 2,400 it makes no difference."""
 _MOST_ALLOWED = 0.5
 """Where a larger part of the rows is allowed, lists are chosen as if all were."""
-_FEWEST_CANDIDATES = 256
-"""So many of the best estimates hold the ten best rows, as nearly as four times as many do."""
+_FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 5
+"""So many of the best estimates hold the ten best rows, as nearly as four times as many do; more of more rows,
+of which more are nearly as near."""
 _BITS = 4
 _BLOCK_ROWS = 65_536
 _THREADS = faiss.omp_get_max_threads()
@@ -101,7 +102,7 @@ class Lists:
             may be, as a difference of cosines.
         """
         ranked = self.ranked(query, allowed)
-        lists, wanted = ranked.within(margin, k), max(k, _FEWEST_CANDIDATES)
+        lists, wanted = ranked.within(margin, k), max(k, _FEWEST_CANDIDATES, self.count // _LISTS_PER_CANDIDATE)
         parameters = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
         if allowed is not None:
             parameters.sel = allowed.selector

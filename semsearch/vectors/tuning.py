@@ -17,7 +17,7 @@ from semsearch.vectors.lists import Lists
 _RECALL = 0.993  # aimed at; what is measured on other questions shall not be below 0.99
 _DEPTH = 10
 _QUESTIONS = 200  # of each kind, and as many for the measurement
-_MORE = 0.01
+_MORE, _MOST_STEPS, _WORTH_A_STEP = 0.01, 10, 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,14 @@ def tuned(flat: Flat, lists: Lists) -> Probing:
     nearest = _nearest(flat, questions, itself)
     tuning, held_out = slice(0, None, 2), slice(1, None, 2)
     margin = round(_needed(lists, questions[tuning], nearest[tuning]), 4)
-    while _recall(_found(flat, lists, questions[tuning], itself[tuning], margin), nearest[tuning]) < _RECALL:
-        if margin > 2:  # cosines differ by no more, so all lists are looked through
+    recall = 0.0
+    for wider in (round(margin + step * _MORE, 4) for step in range(_MOST_STEPS)):
+        reached = _recall(_found(flat, lists, questions[tuning], itself[tuning], wider), nearest[tuning])
+        if reached < recall + _WORTH_A_STEP:  # what the estimates miss is not found in more lists
             break
-        margin = round(margin + _MORE, 4)
+        margin, recall = wider, reached
+        if recall >= _RECALL:
+            break
     found = _found(flat, lists, questions[held_out], itself[held_out], margin)
     return Probing(margin, round(_recall(found, nearest[held_out]), 4))
 
