@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from storage import unit_rows
 
-from semsearch.vectors import Flat, Selection, Vectors, mapping, write_vectors
+from semsearch.vectors import Flat, Selection, Vectors, write_vectors
 
 ROWS, DIMENSION = 203, 24
 
@@ -63,10 +63,7 @@ def test_a_file_is_mapped_within_limits_of_its_own_size(path: Path, monkeypatch:
     read = faiss.read_index
     monkeypatch.setattr(faiss, "read_index", reading)
     Flat(path)
-    assert limits == [64 << 20, path.stat().st_size]
-    monkeypatch.setattr(mapping, "_TABLES", 0)
-    Flat(path)
-    assert limits[2:] == [path.stat().st_size] * 2
+    assert limits == [path.stat().st_size] * 2
 
 
 @pytest.mark.parametrize("k", [1, 10, 203])

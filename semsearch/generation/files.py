@@ -67,8 +67,7 @@ def _write_lists(folder: Path) -> tuple[FileRecord, Probing]:
     with CheckedWriter(folder / LISTS) as writer:
         write_lists(flat, writer.write)
     probing = tuned(flat, Lists(folder / LISTS))
-    logger.info("%s: lists are looked through to a margin of %.4f", folder, probing.margin)
-    logger.info("%s: which finds %.4f of the ten nearest", folder, probing.recall_at_10)
+    logger.info("%s: lists with a margin of %.4f, recall@10 %.4f", folder, probing.margin, probing.recall_at_10)
     return writer.record, probing
 
 

@@ -36,6 +36,7 @@ _FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 5
 """So many of the best estimates hold the ten best rows, as nearly as four times as many do; more of more rows,
 of which more are nearly as near."""
 _BITS = 4
+_TABLES = 64 << 20  # bytes that FAISS wants to be allowed for tables of a product quantizer, which are not made here
 _BLOCK_ROWS = 65_536
 _THREADS = faiss.omp_get_max_threads()
 
@@ -64,7 +65,7 @@ class Lists:
 
     def __init__(self, path: Path) -> None:
         """Map the file, which must already have passed its digest."""
-        self._index = mapped(path)
+        self._index = mapped(path, _TABLES)
         self.rows: int = self._index.ntotal
         self.count: int = self._index.nlist
         self.centroids: NDArray[np.float32] = self._index.quantizer.reconstruct_n(0, self.count)

@@ -8,21 +8,20 @@ from typing import Any
 
 import faiss
 
-_TABLES = 64 << 20
-"""What FAISS wants to be allowed for tables of a product quantizer that it could make, and here does not, in bytes."""
 _ONE_AT_A_TIME = threading.Lock()  # the limits are those of the whole process
 
 
-def mapped(path: Path) -> Any:
-    """Return the index in a file, mapped read-only; nothing in it may be more often, or much larger, than it has bytes.
+def mapped(path: Path, room: int = 0) -> Any:
+    """Return the index in a file, mapped read-only; nothing in it may be larger, or more often, than it has bytes.
 
     The file must already have passed its digest: FAISS checks little of what it reads.
 
+    :param room: how many bytes a part may have at least, where FAISS asks for more than the file holds.
     :raises OSError: if the system does not let it be read, which FAISS says in words alone.
     """
     size = path.stat().st_size
     with _ONE_AT_A_TIME:
-        faiss.set_deserialization_vector_byte_limit(max(size, _TABLES))
+        faiss.set_deserialization_vector_byte_limit(max(size, room))
         faiss.set_deserialization_loop_limit(size)
         try:
             return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
