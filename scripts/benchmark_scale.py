@@ -12,7 +12,7 @@ about one paper in a hundred; what is found by way of lists is compared with wha
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,26 +62,32 @@ def main() -> None:
 
 
 def grown(index: Path, at: Path, papers: int, *, short: bool) -> dict[str, Any]:
-    """Make the index, as far as it is not there; return what that took, or took the run that made it."""
-    folder, spent, told = IndexFolder(at), dict[str, float](), at / "made.json"
+    """Make the index, as far as it is not there; return what that took, or took the runs that made it."""
+    folder, told = IndexFolder(at), at / "made.json"
     with Searcher.open(index) as source, Library.create(folder.library) as library:
         spec = source.encoder.spec
-        with stopwatch() as watch:
-            added = _added(source, library, at, papers, short)
-        spent["seconds_to_commit"] = round(watch.seconds, 1)
-        with stopwatch() as watch:
-            publish_pending(folder, library, spec)
-        spent["seconds_to_publish"] = round(watch.seconds, 1)
-        with stopwatch() as watch:
-            library.delete([_name(number) for number in range(0, papers, _DELETED_EVERY)])
-            publish_pending(folder, library, spec)
-        spent["seconds_to_delete_a_hundredth"] = round(watch.seconds, 1)
-    if added or not told.exists():
-        told.write_text(
-            json.dumps({"papers_added": added, **spent, "words_of_an_abstract": _SHORT if short else "all"})
-        )
-    made: dict[str, Any] = json.loads(told.read_text())
-    return made
+        deleted = [_name(number) for number in range(0, papers, _DELETED_EVERY)]
+        steps: dict[str, Callable[[], object]] = {
+            "commit": lambda: _added(source, library, at, papers, short),
+            "publish": lambda: publish_pending(folder, library, spec),
+            "delete_a_hundredth": lambda: (library.delete(deleted), publish_pending(folder, library, spec)),
+        }
+        for name, step in steps.items():
+            state = library.last_seq(), current_generation(folder)
+            with stopwatch() as watch:
+                step()
+            if state != (library.last_seq(), current_generation(folder)):
+                _tell(told, {f"seconds_to_{name}": round(watch.seconds, 1)})
+    _tell(told, {"papers": papers, "words_of_an_abstract": _SHORT if short else "all"})
+    return _told(told)
+
+
+def _tell(path: Path, facts: dict[str, Any]) -> None:
+    path.write_text(json.dumps(_told(path) | facts))
+
+
+def _told(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _name(number: int) -> str:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from recombined import Matrix, Rows, made_vectors, neighbours, parents
 
 from semsearch import Searcher
-from semsearch.vectors import Flat, Lists, Probing, Selection, Vectors, tuned, write_lists, write_vectors
+from semsearch.vectors import Flat, Lists, Probing, Selection, Vectors, tuned, write_codes, write_lists, write_vectors
 from semsearch.vectors.flat import best
 
 _EVERYDAY = Path(__file__).with_name("everyday_questions.txt")
@@ -128,8 +128,8 @@ def _by_place(scores: Matrix) -> dict[str, float]:
 
 def _written(blocks: Iterable[Matrix], rows: int, folder: Path) -> tuple[Vectors, dict[str, Any]]:
     """Return the vectors as a segment has them, and what it took to write them."""
-    flat, lists = folder / "vectors.faiss", folder / "lists.faiss"
-    for path in (flat, lists):
+    paths = flat, lists, codes = _paths(folder)
+    for path in paths:
         path.unlink(missing_ok=True)  # an earlier one may still be mapped
     remaining = iter(blocks)
     first = next(remaining)
@@ -137,17 +137,24 @@ def _written(blocks: Iterable[Matrix], rows: int, folder: Path) -> tuple[Vectors
         write_vectors(chain([first], remaining), rows, first.shape[1], file.write)
     with stopwatch() as making, lists.open("wb") as file:
         write_lists(Flat(flat), file.write)
+    with stopwatch() as coding, codes.open("wb") as file:
+        write_codes(Flat(flat), file.write)
     with stopwatch() as tuning:
         probing = tuned(Flat(flat), Lists(lists))
     (folder / "probing.json").write_text(json.dumps(asdict(probing)))
     facts = {
         "lists": Lists(lists).count,
         "making_seconds": round(making.seconds, 1),
+        "coding_seconds": round(coding.seconds, 1),
         "tuning_seconds": round(tuning.seconds, 1),
-        "bytes_per_vector": round(lists.stat().st_size / rows, 1),
+        "bytes_per_vector": round((lists.stat().st_size + codes.stat().st_size) / rows, 1),
         "probing": asdict(probing),
     }
-    return Vectors(flat, lists, probing), facts
+    return Vectors(*paths, probing), facts
+
+
+def _paths(folder: Path) -> tuple[Path, Path, Path]:
+    return folder / "vectors.faiss", folder / "lists.faiss", folder / "codes.npy"
 
 
 def _blocks(flat: Flat) -> Iterator[Matrix]:
@@ -322,7 +329,7 @@ def _resident_after_questions(folder: Path, way: str) -> int:
     probing = json.loads((folder / "probing.json").read_text())
     generator = np.random.default_rng(2)
     before = resident_bytes()
-    vectors = Vectors(folder / "vectors.faiss", folder / "lists.faiss", Probing(**probing))
+    vectors = Vectors(*_paths(folder), Probing(**probing))
     for row in generator.integers(0, vectors.rows, 20 if way == "flat" else _RESIDENT_QUESTIONS):
         vectors.nearest(vectors.at(np.array([row])), _DEPTH, exact=way == "flat")
     return resident_bytes() - before

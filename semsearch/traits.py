@@ -169,9 +169,11 @@ def write_traits(papers: Iterable[Paper], write: Callable[[bytes], int]) -> None
         parts.append(traits_of(block))
     traits = Traits.joined(parts)
     for array in (traits.table, traits.keys, traits.rows):
-        buffer = BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        write(buffer.getvalue())
+        header = BytesIO()
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        write(header.getvalue())
+        for start in range(0, len(array), _PAPERS_PER_PART):  # all at once would be another copy in memory
+            write(array[start : start + _PAPERS_PER_PART].tobytes())
 
 
 def read_traits(path: Path) -> Traits:

@@ -408,19 +408,21 @@ def test_the_file_is_numpy_arrays_laid_end_to_end(tmp_path: Path) -> None:
     ]
     columns_of(papers, tmp_path)
     with (tmp_path / "columns").open("rb") as file:
-        arrays = [np.load(file, allow_pickle=False) for _ in range(23)]
+        arrays = [np.load(file, allow_pickle=False) for _ in range(24)]
         assert file.read() == b""
-    numbers = [array.tolist() for array in arrays[:18]]
+    numbers = [array.tolist() for array in arrays[:19]]
     assert numbers[:4] == [[0, 4, 8], [0, 8], [0, 4], [0, 10, 22]]  # where entries start, and the last line break
     assert numbers.pop(4) == [0, 2, 4]  # and where the ids do, and their end
-    assert numbers.pop(4) == [xxh3_64_intdigest(b"paper1"), xxh3_64_intdigest(b"paper2")]
+    hashes = [xxh3_64_intdigest(b"paper1"), xxh3_64_intdigest(b"paper2")]
+    assert numbers.pop(4) == sorted(hashes)
+    assert numbers.pop(12) == np.argsort(hashes).tolist()
     assert numbers.pop() == [2, 2]  # words of the titles
     assert numbers[4:6] == [[0, 0, 1], [0, 1, 1]]  # rows and codes of the categories
     assert numbers[6:8] == [[0], [0]]
     assert numbers[8:10] == [[1], [0]]
     assert numbers[10:12] == [[0, 0, 1], [0, 1, 0]]
     assert numbers[12:15] == [[2017_02_01, 2**31 - 1], [2017_02_28, 0], [0, 1]]
-    texts = [array.tobytes() for array in arrays[18:]]
+    texts = [array.tobytes() for array in arrays[19:]]
     assert texts == [b"\nb\tb\na\ta\n", b"\nv x\tV x\n", b"\ns\ts\n", b"\n<ada><wu>\n<g><hinton>\n", b"p1p2"]
 
 
@@ -500,9 +502,9 @@ def test_a_foreign_file_is_refused(path: Path) -> None:
 
 def test_arrays_of_different_rows_are_refused(path: Path) -> None:
     with path.open("rb") as file:
-        arrays = [np.load(file) for _ in range(23)]
-    # starts, rows and text of the authors, starts and text of ids, last days, has a DOI, hash and words of titles
-    for changed in (3, 12, 21, 4, 22, 15, 16, 5, 17):
+        arrays = [np.load(file) for _ in range(24)]
+    # starts, rows and text of the authors, starts and text of ids, last days, has a DOI, hash, row and words of titles
+    for changed in (3, 12, 22, 4, 23, 16, 17, 5, 14, 18):
         with path.open("wb") as file:
             for number, array in enumerate(arrays):
                 kept = array[:-1] if number == changed else array

@@ -413,7 +413,7 @@ def test_a_newer_format_is_refused_and_not_called_damage(folder: IndexFolder) ->
     rewrite_manifest(folder, 3, format_version=FORMAT_VERSION + 1, something_new=1)
     folder.current.unlink()
     with pytest.raises(
-        SemsearchError, match="has format 6, this semsearch reads 5; use the semsearch that wrote it"
+        SemsearchError, match="has format 7, this semsearch reads 6; use the semsearch that wrote it"
     ) as caught:
         open_current(folder)
     assert not isinstance(caught.value, GenerationDamageError)
@@ -434,7 +434,7 @@ def test_an_older_format_is_made_anew_and_not_called_damage(
         _make_old(folder, number)
     name_as_current(folder, 3)
     before = files_below(folder.generations)
-    with pytest.raises(OldFormatError, match="it has format 1, this semsearch reads 5"):
+    with pytest.raises(OldFormatError, match="it has format 1, this semsearch reads 6"):
         open_generation(folder, 3)
     with pytest.raises(
         NoGenerationError,
@@ -774,8 +774,8 @@ def test_opening_and_letting_go_leaks_no_file(folder: IndexFolder) -> None:
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     kept = [open_current(folder) for _ in range(5)]
-    mapped = 3 * len(kept[0].segments)
-    assert len(os.listdir("/dev/fd")) <= before + 5 * mapped, "one for each file of seqs, columns and traits"
+    held = 4 * len(kept[0].segments)
+    assert len(os.listdir("/dev/fd")) <= before + 5 * held, "one for each file of vectors, seqs, columns and traits"
     del kept
     flip(part(folder, "tombstones.npy"))
     with pytest.raises(GenerationDamageError):
@@ -1019,7 +1019,7 @@ def test_too_little_space_is_said_before_anything_is_written(
     usage = shutil.disk_usage(empty.path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))
     with pytest.raises(
-        SemsearchError, match=r"has 50 MB free, the new generation needs 15,321 MB; .* run the same command again"
+        SemsearchError, match=r"has 50 MB free, the new generation needs 15,481 MB; .* run the same command again"
     ):
         publish(empty, draft(4, rows=10_000_000))
     assert files_below(empty.path) == before

@@ -9,7 +9,7 @@ from conftest import make_paper
 from storage import SPEC, Shelf, assert_answers, memory_folder, vector_of
 
 from semsearch.errors import GenerationDamageError
-from semsearch.generation import Generation, IndexFolder, Segment, files, open_current, open_generation
+from semsearch.generation import Generation, IndexFolder, files, open_current, open_generation
 from semsearch.manifest import Manifest
 from semsearch.merging import merge_segments
 from semsearch.publishing import publish_pending
@@ -126,7 +126,7 @@ def test_damaged_lists_are_not_searched(shelf: Shelf, damage: str) -> None:
 
 def test_lists_of_other_rows_are_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = shelf.publish()
-    folder = shelf.folder.generation(opened.manifest.generation) / "segments" / opened.segments[0].name
+    number = opened.manifest.generation
     original = Lists.__init__
 
     def fewer(self: Lists, path: Path) -> None:
@@ -134,5 +134,5 @@ def test_lists_of_other_rows_are_refused(shelf: Shelf, monkeypatch: pytest.Monke
         self.rows = 599
 
     monkeypatch.setattr(Lists, "__init__", fewer)
-    with pytest.raises(GenerationDamageError, match="has 599 rows in lists, not 600"):
-        Segment(folder, opened.segments[0].record)
+    with pytest.raises(GenerationDamageError, match=r"lists\.faiss and .* are not of 600 rows"):
+        open_generation(shelf.folder, number)

@@ -9,11 +9,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from storage import unit_rows
 
-from semsearch.vectors import Flat, Lists, Probing, Selection, Vectors, tuned, write_lists, write_vectors
+from semsearch.vectors import (
+    Codes,
+    Flat,
+    Lists,
+    Probing,
+    Selection,
+    Vectors,
+    tuned,
+    write_codes,
+    write_lists,
+    write_vectors,
+)
 from semsearch.vectors import nearest as nearest_module
 from semsearch.vectors.flat import best
+from semsearch.vectors.lists import within
 
 ROWS, DIMENSION = 12_000, 32
+Paths = tuple[Path, Path, Path]
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +40,25 @@ def matrix() -> NDArray[np.float32]:
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory, matrix: NDArray[np.float32]) -> tuple[Path, Path]:
+def paths(tmp_path_factory: pytest.TempPathFactory, matrix: NDArray[np.float32]) -> Paths:
     folder = tmp_path_factory.mktemp("lists")
-    with (folder / "vectors.faiss").open("wb") as file:
+    flat, lists, codes = (folder / name for name in ("vectors.faiss", "lists.faiss", "codes.npy"))
+    with flat.open("wb") as file:
         write_vectors([matrix], ROWS, DIMENSION, file.write)
-    with (folder / "lists.faiss").open("wb") as file:
-        write_lists(Flat(folder / "vectors.faiss"), file.write)
-    return folder / "vectors.faiss", folder / "lists.faiss"
+    with lists.open("wb") as file:
+        write_lists(Flat(flat), file.write)
+    with codes.open("wb") as file:
+        write_codes(Flat(flat), file.write)
+    return flat, lists, codes
 
 
 @pytest.fixture(scope="module")
-def probing(paths: tuple[Path, Path]) -> Probing:
+def probing(paths: Paths) -> Probing:
     return tuned(Flat(paths[0]), Lists(paths[1]))
 
 
 @pytest.fixture
-def vectors(paths: tuple[Path, Path], probing: Probing, monkeypatch: pytest.MonkeyPatch) -> Vectors:
+def vectors(paths: Paths, probing: Probing, monkeypatch: pytest.MonkeyPatch) -> Vectors:
     monkeypatch.setattr(nearest_module, "_FEW_ROWS", 50)
     return Vectors(*paths, probing)
 
@@ -60,16 +76,18 @@ def recall(found: NDArray[np.int64], true: NDArray[np.int64]) -> float:
     return float(np.mean([len(np.intersect1d(some, best)) / len(best) for some, best in zip(found, true, strict=True)]))
 
 
-def test_every_row_is_in_the_list_of_its_nearest_centroid(
-    paths: tuple[Path, Path], matrix: NDArray[np.float32]
-) -> None:
+def looked_through_for(lists: Lists, query: NDArray[np.float32], margin: float) -> int:
+    return len(within(lists.cosines(query), lists.sizes, margin, 10))
+
+
+def test_every_row_is_in_the_list_of_its_nearest_centroid(paths: Paths, matrix: NDArray[np.float32]) -> None:
     lists = Lists(paths[1])
     assert (lists.rows, lists.count) == (ROWS, 219)
     np.testing.assert_array_equal(lists.list_of_row, np.argmax(matrix @ lists.centroids.T, axis=1))
 
 
 def test_lists_within_the_margin_of_the_nearest_rows_are_looked_through(
-    paths: tuple[Path, Path], matrix: NDArray[np.float32]
+    paths: Paths, matrix: NDArray[np.float32]
 ) -> None:
     lists = Lists(paths[1])
     list_of_row = np.argmax(matrix @ lists.centroids.T, axis=1)
@@ -81,9 +99,7 @@ def test_lists_within_the_margin_of_the_nearest_rows_are_looked_through(
             np.testing.assert_array_equal(np.sort(lists.candidates(query, len(within), margin)), within)
 
 
-def test_what_the_nearest_rows_are_depends_on_what_is_allowed(
-    paths: tuple[Path, Path], matrix: NDArray[np.float32]
-) -> None:
+def test_what_the_nearest_rows_are_depends_on_what_is_allowed(paths: Paths, matrix: NDArray[np.float32]) -> None:
     lists, (query,) = Lists(paths[1]), unit_rows(np.random.default_rng(6), 1, DIMENSION)
     cosines = lists.centroids @ query
     of_row = cosines[np.argmax(matrix @ lists.centroids.T, axis=1)]
@@ -93,18 +109,18 @@ def test_what_the_nearest_rows_are_depends_on_what_is_allowed(
     np.testing.assert_array_equal(np.sort(lists.candidates(query, len(within), 0.05, Selection(allowed))), within)
 
 
-def test_so_many_lists_are_looked_through_that_k_rows_are_found(paths: tuple[Path, Path]) -> None:
+def test_so_many_lists_are_looked_through_that_k_rows_are_found(paths: Paths) -> None:
     for query in unit_rows(np.random.default_rng(1), 5, DIMENSION):
         assert len(Lists(paths[1]).candidates(query, 9_000, -1.0)) == 9_000
 
 
 def test_what_was_tuned_keeps_its_promise(
-    paths: tuple[Path, Path], vectors: Vectors, matrix: NDArray[np.float32], probing: Probing
+    paths: Paths, vectors: Vectors, matrix: NDArray[np.float32], probing: Probing
 ) -> None:
     assert probing.recall_at_10 >= 0.98
     queries = matrix[::40] + matrix[7::40][: len(matrix[::40])]
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    looked_through = [Lists(paths[1]).ranked(query).within(probing.margin, 10) for query in queries]
+    looked_through = [looked_through_for(Lists(paths[1]), query, probing.margin) for query in queries]
     assert np.mean(looked_through) < 110, "half of the lists; or there would be little approximate about it"
     _, rows = vectors.nearest(queries, 10)
     assert recall(rows, true_rows(matrix, queries, 10)) >= 0.98
@@ -126,13 +142,13 @@ def test_under_a_filter_recall_holds_and_nothing_leaks(
 
 
 def test_a_filter_that_stands_far_from_the_question(
-    paths: tuple[Path, Path], vectors: Vectors, matrix: NDArray[np.float32]
+    paths: Paths, vectors: Vectors, matrix: NDArray[np.float32]
 ) -> None:
     """All that is allowed lies on the other side: what is nearest of all says nothing of where."""
     lists, queries = Lists(paths[1]), matrix[:20]
     found, true = [], []
     for query in queries:
-        allowed = np.isin(lists.list_of_row, lists.ranked(query).lists[-60:])
+        allowed = np.isin(lists.list_of_row, np.argsort(lists.cosines(query))[:60])
         found.append(vectors.nearest(query[None, :], 10, Selection(allowed))[1][0])
         true.append(true_rows(matrix, query[None, :], 10, allowed)[0])
         assert allowed[found[-1]].all()
@@ -141,9 +157,7 @@ def test_a_filter_that_stands_far_from_the_question(
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), part=st.sampled_from([0.0, 0.0005, 0.01, 0.2, 0.7, 1.0]), k=st.integers(1, 2_000))
-def test_k_rows_whenever_k_are_allowed(
-    paths: tuple[Path, Path], probing: Probing, seed: int, part: float, k: int
-) -> None:
+def test_k_rows_whenever_k_are_allowed(paths: Paths, probing: Probing, seed: int, part: float, k: int) -> None:
     allowed = np.random.default_rng(seed).random(ROWS) < part
     query = unit_rows(np.random.default_rng(seed), 1, DIMENSION)
     scores, rows = Vectors(*paths, probing).nearest(query, k, Selection(allowed))
@@ -177,3 +191,55 @@ def test_best_of_scores() -> None:
     assert [array.tolist() for array in best(rows, scores, 3)] == [pytest.approx([0.4, 0.4, 0.3]), [6, 8, 7]]
     assert best(rows, scores, 6)[1].tolist() == [6, 8, 7, 5, -1, -1]
     assert best(rows[:0], scores[:0], 2)[1].tolist() == [-1, -1]
+
+
+# Codes
+
+
+@pytest.fixture(scope="module")
+def codes(paths: Paths) -> Codes:
+    return Codes(paths[2], DIMENSION)
+
+
+def test_codes_are_off_by_no_more_than_they_say(codes: Codes, matrix: NDArray[np.float32]) -> None:
+    rows = np.random.default_rng(0).permutation(ROWS)
+    for query in unit_rows(np.random.default_rng(3), 20, DIMENSION):
+        estimates, errors = codes.estimates(rows, query)
+        off = np.abs(estimates - matrix[rows].astype(np.float64) @ query)
+        assert (off <= errors).mean() > 0.9999
+        assert (off > errors / 10).mean() > 0.2, "nor do they say much more than they are"
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(0, 3_000), k=st.integers(1, 1_500))
+def test_what_is_promising_holds_the_nearest(
+    codes: Codes, matrix: NDArray[np.float32], seed: int, n: int, k: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows, query = rng.choice(ROWS, n, replace=False), unit_rows(rng, 1, DIMENSION)[0]
+    promising = codes.promising(rows, query, k)
+    assert np.isin(promising, rows).all()
+    assert len(promising) >= min(k, n)
+    nearest = rows[np.argsort(-(matrix[rows] @ query))][:k]
+    assert np.isin(nearest, promising).all()
+    assert n <= 2 * k or len(promising) < n
+
+
+def test_large_and_empty_numbers_have_codes(tmp_path: Path) -> None:
+    rows = np.zeros((3, DIMENSION), dtype=np.float32)
+    rows[0, 5], rows[1, :] = -1, DIMENSION**-0.5
+    with (tmp_path / "vectors").open("wb") as file:
+        write_vectors([rows], 3, DIMENSION, file.write)
+    with (tmp_path / "codes").open("wb") as file:
+        write_codes(Flat(tmp_path / "vectors"), file.write)
+    estimates, _ = Codes(tmp_path / "codes", DIMENSION).estimates(np.arange(3), rows[0])
+    np.testing.assert_allclose(estimates, [1, -(DIMENSION**-0.5), 0], atol=1e-6)
+
+
+def test_codes_of_other_vectors_are_refused(paths: Paths, probing: Probing, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not codes of 31 numbers"):
+        Codes(paths[2], 31)
+    few = tmp_path / "codes"
+    few.write_bytes(paths[2].read_bytes().replace(b"(12000,)", b"(11999,)"))
+    with pytest.raises(ValueError, match="not of 12000 rows"):
+        Vectors(*paths[:2], few, probing)

@@ -12,7 +12,7 @@ from storage import unit_rows
 
 from semsearch.lexical import LexicalIndex, write_lexical
 from semsearch.queries import parse_query
-from semsearch.vectors import Flat, Lists, Selection, Vectors, tuned, write_lists, write_vectors
+from semsearch.vectors import Flat, Lists, Selection, Vectors, tuned, write_codes, write_lists, write_vectors
 
 ROWS, DIMENSION = 100_000, 16
 WORDS = [f"word{number}" for number in range(40)]  # each in fewer and fewer papers
@@ -36,12 +36,14 @@ def matrix() -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory, matrix: NDArray[np.float32]) -> Vectors:
     folder = tmp_path_factory.mktemp("dense")
-    flat, lists = folder / "vectors.faiss", folder / "lists.faiss"
+    flat, lists, codes = (folder / name for name in ("vectors.faiss", "lists.faiss", "codes.npy"))
     with flat.open("wb") as file:
         write_vectors([matrix], ROWS, DIMENSION, file.write)
     with lists.open("wb") as file:
         write_lists(Flat(flat), file.write)
-    return Vectors(flat, lists, tuned(Flat(flat), Lists(lists)))
+    with codes.open("wb") as file:
+        write_codes(Flat(flat), file.write)
+    return Vectors(flat, lists, codes, tuned(Flat(flat), Lists(lists)))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ code is the number of an entry in one text:
 So a condition on a name is a search for a few bytes in that text: "\ncs.cl\t", "\nstat.", "<hinton>", "<g".
 
 The papers' own ids are one text too, without borders: row r has `id.text[id.starts[r] : id.starts[r + 1]]`. Of its
-title there are a hash, for a question that is a title, and the number of different words, for one that is nearly so.
+title there is the number of different words, for a question that is nearly one. The hashes of all titles, for a
+question that is just one, ascend in `title`, and `title_rows` says of which row each is.
 """
 
 import re
@@ -34,6 +35,7 @@ LAYOUT = {
     **{f"{field}.starts": "q" for field in (*NAMED_FIELDS, "id")},
     "title": "Q",
     **{f"{field}.{part}": "i" for field in NAMED_FIELDS for part in ("rows", "codes")},
+    "title_rows": "i",
     **{"first_day": "i", "last_day": "i", "has_doi": "B", "title_words": "B"},
     **{f"{field}.text": "B" for field in (*NAMED_FIELDS, "id")},
 }

@@ -43,6 +43,7 @@ class Columns:
         self.first_day: NDArray[np.int32] = arrays["first_day"]
         self.last_day: NDArray[np.int32] = arrays["last_day"]
         self._title: NDArray[np.uint64] = arrays["title"]
+        self._title_rows: NDArray[np.int32] = arrays["title_rows"]
         self.title_words: NDArray[np.uint8] = arrays["title_words"]
         self._has_doi: NDArray[np.bool_] = arrays["has_doi"].view(np.bool_)
         self._id_starts: NDArray[np.int64] = arrays["id.starts"]
@@ -55,6 +56,7 @@ class Columns:
             len(self.last_day),
             len(self._has_doi),
             len(self._title),
+            len(self._title_rows),
             len(self.title_words),
             len(self._id_starts) - 1,
         }
@@ -68,8 +70,9 @@ class Columns:
 
     def titled(self, title: str) -> NDArray[np.int64]:
         """Return the rows that have this title, however it is typed, ascending."""
-        key = title_key(title)
-        return np.flatnonzero(self._title == np.uint64(key)) if key else np.empty(0, dtype=np.int64)
+        key = np.uint64(title_key(title))  # of its own type, or numpy would make another array of all of them
+        first, last = np.searchsorted(self._title, key, "left"), np.searchsorted(self._title, key, "right")
+        return self._title_rows[first:last].astype(np.int64) if key else np.empty(0, dtype=np.int64)
 
     def matches(self, condition: Filter) -> NDArray[np.bool_]:
         """Return which rows meet one condition that is no list of ids and no combination, shape (rows,)."""

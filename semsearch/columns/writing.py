@@ -8,6 +8,8 @@ from tempfile import SpooledTemporaryFile
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from semsearch.columns.form import (
     LABEL_FIELDS,
     LAYOUT,
@@ -29,7 +31,7 @@ _REMEMBERED_NAMES = 1 << 18
 def write_columns(papers: Iterable[Paper], write: Callable[[bytes], int], scratch: Path) -> int:
     """Give the columns of these papers, in the order of their rows, to `write`, piece by piece; return how many came.
 
-    Whatever the number of papers, this takes some tens of megabytes of memory.
+    This takes some tens of megabytes of memory, and while the titles are sorted twenty bytes for each paper.
 
     :param scratch: a folder for unnamed temporary files, which together grow as large as what is written.
     """
@@ -85,14 +87,14 @@ class _ColumnsWriter:
         self._first_day, self._last_day, self._has_doi = (
             spools[name].pending for name in ("first_day", "last_day", "has_doi")
         )
-        self._title, self._title_words = spools["title"].pending, spools["title_words"].pending
+        self._title_keys, self._title_words = array("Q"), spools["title_words"].pending
         self._id_starts, self._id_text = spools["id.starts"].pending, spools["id.text"].pending
         self._id_bytes = 0
         self._category, self._venue, self._source = (_NamesWriter(field, spools, label_entry) for field in LABEL_FIELDS)
         self._author = _NamesWriter("author", spools, author_entry)
 
     def add(self, row: int, paper: Paper) -> None:
-        self._title.append(title_key(paper.title))
+        self._title_keys.append(title_key(paper.title))
         self._title_words.append(title_words(paper.title))
         data = paper.paper_id.encode()
         self._id_starts.append(self._id_bytes)
@@ -113,6 +115,10 @@ class _ColumnsWriter:
 
     def finish(self) -> None:
         self._id_starts.append(self._id_bytes)
+        keys = np.array(self._title_keys, dtype=np.uint64)
+        rows = np.argsort(keys, kind="stable").astype(np.int32)
+        self._spools["title"].pending.frombytes(keys[rows].tobytes())
+        self._spools["title_rows"].pending.frombytes(rows.tobytes())
         for names in (self._category, self._venue, self._source, self._author):
             names.finish()
 

@@ -19,7 +19,7 @@ from semsearch.manifest import SegmentRecord, WeakBelow
 from semsearch.papers import Paper
 
 _SPARE_BYTES = 1 << 20
-_BYTES_PER_PAPER = 1_500  # besides its vector: words 500, traits 200, columns 100, and as much again while writing
+_BYTES_PER_PAPER = 1_500  # besides vectors: words 500, traits 200, columns 100, and as much again while writing
 VectorBlocks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
 
@@ -34,8 +34,8 @@ class SegmentDraft:
 
     @property
     def bytes(self) -> int:
-        """About how much of the disk it takes."""
-        return self.rows * (4 * self.dimension + _BYTES_PER_PAPER)
+        """About how much of the disk it takes; of a vector's numbers there are six bytes, with lists and codes."""
+        return self.rows * (6 * self.dimension + _BYTES_PER_PAPER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from semsearch.durable import CheckedWriter, FileRecord, digest_differs, sync_fi
 from semsearch.errors import GenerationDamageError, SemsearchError
 from semsearch.generation.arrays import write_array
 from semsearch.generation.drafts import Draft, SegmentDraft
-from semsearch.generation.folder import COLUMNS, LEXICAL, LISTS, SEQS, TOMBSTONES, TRAITS, VECTORS, WORKS
+from semsearch.generation.folder import CODES, COLUMNS, LEXICAL, LISTS, SEQS, TOMBSTONES, TRAITS, VECTORS, WORKS
 from semsearch.generation.generation import Generation
 from semsearch.lexical import LexicalIndex, write_lexical
 from semsearch.manifest import SegmentRecord
 from semsearch.traits import write_traits
-from semsearch.vectors import LISTS_FROM, Flat, Lists, Probing, tuned, write_lists, write_vectors
+from semsearch.vectors import LISTS_FROM, Flat, Lists, Probing, tuned, write_codes, write_lists, write_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def write_segment(temporary: Path, name: str, draft: SegmentDraft) -> tuple[Segm
     records |= {COLUMNS: columns.record, TRAITS: traits.record}
     probing = None
     if draft.rows >= LISTS_FROM:
-        records[LISTS], probing = _write_lists(folder)
+        written, probing = _write_lists(folder)
+        records |= written
     files = {f"segments/{name}/{file}": record for file, record in records.items()}
     check_written(temporary, files)
     return SegmentRecord(name, draft.rows, probing), files
@@ -62,13 +63,15 @@ def _write_rows(folder: Path, draft: SegmentDraft) -> dict[str, FileRecord]:
     return {VECTORS: writer.record, SEQS: write_array(folder / SEQS, all_seqs)}
 
 
-def _write_lists(folder: Path) -> tuple[FileRecord, Probing]:
+def _write_lists(folder: Path) -> tuple[dict[str, FileRecord], Probing]:
     flat = Flat(folder / VECTORS)
-    with CheckedWriter(folder / LISTS) as writer:
-        write_lists(flat, writer.write)
+    with CheckedWriter(folder / LISTS) as lists:
+        write_lists(flat, lists.write)
+    with CheckedWriter(folder / CODES) as codes:
+        write_codes(flat, codes.write)
     probing = tuned(flat, Lists(folder / LISTS))
     logger.info("%s: lists with a margin of %.4f, recall@10 %.4f", folder, probing.margin, probing.recall_at_10)
-    return writer.record, probing
+    return {LISTS: lists.record, CODES: codes.record}, probing
 
 
 def write_row_lists(temporary: Path, tombstones: NDArray[np.int64], pairs: NDArray[np.int64]) -> dict[str, FileRecord]:

@@ -10,7 +10,7 @@ The only file that knows the names inside it:
     staging/                   what is being staged
     generations/000042/        manifest.json  tombstones.npy  works.npy  lexical/  segments/000041/
                                and in a segment: vectors.faiss  seqs.npy  columns.npy  traits.npy, in a large one
-                               lists.faiss
+                               lists.faiss  codes.npy
     networks/                  int8 networks calibrated on these papers, if int8 was asked for
     quarantine/                damaged generations are moved here, never deleted
 """
@@ -24,7 +24,7 @@ import xxhash
 from semsearch.errors import IndexMissingError, SemsearchError
 
 VECTORS, SEQS, COLUMNS, TRAITS = "vectors.faiss", "seqs.npy", "columns.npy", "traits.npy"
-LISTS = "lists.faiss"  # in large segments only
+LISTS, CODES = "lists.faiss", "codes.npy"  # in large segments only
 MERGED = "merged"
 TOMBSTONES, WORKS, LEXICAL, MANIFEST = "tombstones.npy", "works.npy", "lexical", "manifest.json"
 

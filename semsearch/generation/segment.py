@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from semsearch.columns import Columns
 from semsearch.errors import GenerationDamageError
 from semsearch.generation.arrays import load_array
-from semsearch.generation.folder import COLUMNS, LISTS, SEQS, TRAITS, VECTORS
+from semsearch.generation.folder import CODES, COLUMNS, LISTS, SEQS, TRAITS, VECTORS
 from semsearch.manifest import SegmentRecord
 from semsearch.traits import read_traits
 from semsearch.vectors import Vectors
@@ -24,8 +24,7 @@ class Segment:
         self.name = record.name
         self.rows = record.rows
         self.record = record
-        lists = folder / LISTS if record.probing else None
-        self.vectors = Vectors(folder / VECTORS, lists, record.probing)
+        self.vectors = Vectors(folder / VECTORS, folder / LISTS, folder / CODES, record.probing)
         self.seqs: NDArray[np.int64] = load_array(folder / SEQS, "r")
         self.columns = Columns(folder / COLUMNS)
         self.traits = read_traits(folder / TRAITS)
@@ -33,10 +32,6 @@ class Segment:
         if found != (record.rows,) * 4:
             raise GenerationDamageError(
                 f"segment {record.name} has {found} vectors, seqs, columns and traits, not {record.rows} of each"
-            )
-        if record.probing and self.vectors.rows_in_lists != record.rows:
-            raise GenerationDamageError(
-                f"segment {record.name} has {self.vectors.rows_in_lists} rows in lists, not {record.rows}"
             )
 
 

@@ -9,7 +9,6 @@ wants scores takes them from the vectors themselves.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,8 @@ _FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 5
 """So many of the best estimates hold the ten best rows, as nearly as four times as many do; more of more rows,
 of which more are nearly as near."""
 _BITS = 4
+_SPARSE = 1 / 16
+"""Where fewer rows are allowed, they are fewer than what estimates are made for to find them."""
 _TABLES = 64 << 20  # bytes that FAISS wants to be allowed for tables of a product quantizer, which are not made here
 _BLOCK_ROWS = 65_536
 _THREADS = faiss.omp_get_max_threads()
@@ -81,58 +82,84 @@ class Lists:
             owners[faiss.rev_swig_ptr(self._index.invlists.get_ids(number), size)] = number
         return owners
 
-    def ranked(self, query: NDArray[np.float32], allowed: Selection | None = None) -> "Ranked":
-        """Return the lists that hold allowed rows as this query, of shape (dimension,), sees them."""
-        cosines = np.empty(self.count, dtype=np.float32)  # by FAISS, because numpy takes threads of its own for it
-        arrays = (faiss.swig_ptr(array) for array in (cosines, np.ascontiguousarray(query), self.centroids))
-        faiss.fvec_inner_products_ny(*arrays, self.centroids.shape[1], self.count)  # type: ignore[attr-defined]
-        if allowed is None or allowed.share > _MOST_ALLOWED:
-            held = self.sizes
-        else:
-            held = np.bincount(self.list_of_row[allowed.rows], minlength=self.count)
-        order = np.argsort(-cosines)
-        order = order[held[order] > 0]
-        return Ranked(order, cosines[order], held[order])
-
     def candidates(
         self, query: NDArray[np.float32], k: int, margin: float, allowed: Selection | None = None
     ) -> NDArray[np.int64]:
-        """Return the k rows or more of the best estimates, fewer if fewer are allowed.
+        """Return rows among which the k nearest to this query, of shape (dimension,), probably are; fewer if fewer are.
+
+        Those of the best estimates; where few are allowed, all of those in the lists that are near enough.
 
         :param margin: how much farther than those of the nearest rows the centroids of lists that are looked through
             may be, as a difference of cosines.
         """
-        ranked = self.ranked(query, allowed)
-        lists, wanted = ranked.within(margin, k), max(k, _FEWEST_CANDIDATES, self.count // _LISTS_PER_CANDIDATE)
-        parameters = faiss.SearchParametersIVF(nprobe=lists)  # type: ignore[call-arg]
+        cosines, held = self.cosines(query), self._held(allowed)
+        lists = within(cosines, held, margin, k)
+        if allowed is not None and allowed.share < _SPARSE:
+            looked_through = np.zeros(self.count, dtype=np.bool_)
+            looked_through[lists] = True
+            return allowed.rows[looked_through[self.list_of_row[allowed.rows]]]
+        return self._of_best_estimates(query, k, lists, cosines, allowed)
+
+    def cosines(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the cosines of this query, of shape (dimension,), and the centroids, shape (count,)."""
+        cosines, query = np.empty(self.count, dtype=np.float32), np.ascontiguousarray(query)
+        arrays = (faiss.swig_ptr(array) for array in (cosines, query, self.centroids))  # numpy would take more threads
+        faiss.fvec_inner_products_ny(*arrays, self.centroids.shape[1], self.count)  # type: ignore[attr-defined]
+        return cosines
+
+    def _held(self, allowed: Selection | None) -> NDArray[np.int64]:
+        """Return how many allowed rows each list holds."""
+        if allowed is None or allowed.share > _MOST_ALLOWED:
+            return self.sizes
+        return np.bincount(self.list_of_row[allowed.rows], minlength=self.count)
+
+    def _of_best_estimates(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        lists: NDArray[np.int64],
+        cosines: NDArray[np.float32],
+        allowed: Selection | None,
+    ) -> NDArray[np.int64]:
+        wanted = max(k, _FEWEST_CANDIDATES, self.count // _LISTS_PER_CANDIDATE)
+        parameters = faiss.SearchParametersIVF(nprobe=len(lists))  # type: ignore[call-arg]
         if allowed is not None:
             parameters.sel = allowed.selector
         scores, rows = np.empty(wanted, dtype=np.float32), np.empty(wanted, dtype=np.int64)
-        inputs = (np.ascontiguousarray(query), ranked.lists[:lists], ranked.cosines[:lists])
-        asked, numbers, cosines, found_scores, found = (faiss.swig_ptr(array) for array in (*inputs, scores, rows))
+        inputs = (np.ascontiguousarray(query), lists, cosines[lists])
+        asked, numbers, of_lists, found_scores, found = (faiss.swig_ptr(array) for array in (*inputs, scores, rows))
         faiss.omp_set_num_threads(1)  # of this Python thread; requests that come at once have threads of their own
-        self._index.search_preassigned_c(1, asked, wanted, numbers, cosines, found_scores, found, False, parameters)
+        self._index.search_preassigned_c(1, asked, wanted, numbers, of_lists, found_scores, found, False, parameters)
         return rows[rows >= 0]
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Lists, the nearest centroid first: their numbers, their centroids' cosines, how many allowed rows they hold."""
+def within(cosines: NDArray[np.float32], held: NDArray[np.int64], margin: float, k: int) -> NDArray[np.int64]:
+    """Return the lists within the margin, and at least those needed to hold k rows, the nearest first.
 
-    lists: NDArray[np.int64]
-    cosines: NDArray[np.float32]
-    held: NDArray[np.int64]
+    :param cosines: of the query and each list's centroid.
+    :param held: how many rows that may be found each list holds.
+    """
+    lists = np.flatnonzero((cosines >= near(cosines, held, margin) - margin) & (held > 0))
+    if held[lists].sum() < k:
+        return _holding(cosines, held, k, margin)
+    return lists[np.argsort(-cosines[lists])]
 
-    @property
-    def near(self) -> float:
-        """The mean cosine of the centroids that stand for the nearest rows."""
-        before = np.cumsum(self.held) - self.held
-        rows = np.clip(_NEAREST_ROWS - before, 0, self.held)
-        return float(rows @ self.cosines / max(rows.sum(), 1))
 
-    def within(self, margin: float, k: int) -> int:
-        """Return how many lists are within the margin, or needed to hold k rows."""
-        held = np.cumsum(self.held)
-        near_enough = int(np.searchsorted(-self.cosines, margin - self.near, side="right"))
-        enough = min(int(np.searchsorted(held, k)) + 1, len(held))
-        return max(near_enough, enough)
+def near(cosines: NDArray[np.float32], held: NDArray[np.int64], margin: float) -> float:
+    """Return the mean cosine of the centroids that stand for the nearest rows."""
+    lists = _holding(cosines, held, _NEAREST_ROWS, margin)
+    rows = held[lists]
+    rows = np.clip(_NEAREST_ROWS - (np.cumsum(rows) - rows), 0, rows)
+    return float(rows @ cosines[lists] / max(rows.sum(), 1))
+
+
+def _holding(cosines: NDArray[np.float32], held: NDArray[np.int64], rows: int, expected: float) -> NDArray[np.int64]:
+    """Return the lists nearest to the query that together hold so many rows, all if they do not, the nearest first.
+
+    :param expected: how much farther than the nearest centroid theirs hardly are; to sort all takes longer.
+    """
+    lists = np.flatnonzero(cosines >= cosines.max() - expected)
+    if held[lists].sum() < rows:
+        lists = np.flatnonzero(held)
+    lists = lists[np.argsort(-cosines[lists])]
+    return lists[: int(np.searchsorted(np.cumsum(held[lists]), rows)) + 1]

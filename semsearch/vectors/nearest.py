@@ -1,7 +1,8 @@
 """Which rows of a segment are nearest to a query?
 
-Exactly, where the segment is small or few of its rows are allowed. Else by way of its lists, whose candidates are
-scored by their vectors as everywhere. Where that finds fewer rows than were asked for, all are looked at.
+Exactly, where the segment is small or few of its rows are allowed. Else by way of its lists, of whose candidates those
+that their codes tell to be among the best are scored by their vectors, as everywhere. Where that finds fewer rows than
+were asked for, all are looked at.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.vectors.codes import Codes
 from semsearch.vectors.flat import Flat, best
 from semsearch.vectors.lists import Lists
 from semsearch.vectors.selection import Selection
@@ -21,19 +23,24 @@ _FEW_ROWS = 8_192
 
 
 class Vectors:
-    """The vectors of one segment, with its lists if it has some."""
+    """The vectors of one segment, with lists and codes of them if it has some."""
 
-    def __init__(self, flat: Path, lists: Path | None = None, probing: Probing | None = None) -> None:
+    def __init__(
+        self, flat: Path, lists: Path | None = None, codes: Path | None = None, probing: Probing | None = None
+    ) -> None:
         """Map the files, which must already have passed their digests.
 
-        :param probing: how the lists are looked through.
+        :param probing: how the lists are looked through; without it, all rows always are.
+        :raises ValueError: if a file holds anything else, or not of the same rows.
         """
         self._flat = Flat(flat)
-        self._lists = Lists(lists) if lists and probing else None
-        self._margin = probing.margin if probing else 0.0
         self.rows = self._flat.rows
         self.dimension = self._flat.dimension
-        self.rows_in_lists = self._lists.rows if self._lists else 0
+        self._lists: Lists | None = None
+        if lists and codes and probing:
+            self._lists, self._codes, self._margin = Lists(lists), Codes(codes, self.dimension), probing.margin
+            if (self._lists.rows, self._codes.rows) != (self.rows, self.rows):
+                raise ValueError(f"{lists} and {codes} are not of {self.rows} rows, as {flat} is")
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return a copy of the vectors at these rows, shape (n, dimension)."""
@@ -64,4 +71,5 @@ class Vectors:
         if len(rows) < min(k, self.rows if allowed is None else allowed.count):
             (scores,), (rows,) = self._flat.nearest(query[None, :], k, allowed)
             return scores, rows
+        rows = self._codes.promising(rows, query, k)
         return best(rows, self._flat.scores_of(rows, query), k)

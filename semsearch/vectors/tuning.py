@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.vectors.flat import Flat, best
-from semsearch.vectors.lists import Lists
+from semsearch.vectors.lists import Lists, near
 
 _RECALL = 0.993  # aimed at; what is measured on other questions shall not be below 0.99
 _DEPTH = 10
@@ -54,10 +54,8 @@ def _needed(lists: Lists, questions: NDArray[np.float32], nearest: list[NDArray[
     """Return the margin within which enough of these rows stand in lists that are looked through."""
     margins = []
     for question, rows in zip(questions, nearest, strict=True):
-        ranked = lists.ranked(question)
-        cosines = np.empty(lists.count, dtype=np.float32)
-        cosines[ranked.lists] = ranked.cosines
-        margins.append(ranked.near - cosines[lists.list_of_row[rows]])
+        cosines = lists.cosines(question)
+        margins.append(near(cosines, lists.sizes, _MORE) - cosines[lists.list_of_row[rows]])
     return float(np.quantile(np.concatenate(margins), _RECALL, method="higher"))
 
 
