@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from semsearch.generation import Generation
+from semsearch.generation import Allowed, Generation
 from semsearch.lexical import analyse
 from semsearch.queries import LexicalQuery
 from semsearch.stages import stage
@@ -41,6 +41,8 @@ _FEEDBACK_WEIGHT = 0.5
 
 _TIE_MARGIN = 1e-5  # well over the rounding to 1e-6 and twice the error of the scan's float32 arithmetic
 _SPARE_ROWS = 16
+_CANDIDATES = 1_024
+"""Of so many rows that lists find the nearest are chosen, however few are asked for, so that pages fit each other."""
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]
@@ -50,13 +52,13 @@ Scores = NDArray[np.float64]
 class Question:
     """What a ranking is made for: a vector for the dense leg, words for the lexical one, or both.
 
-    `allowed`, of shape (rows,), are the rows that may be found, None for all live ones. `titled` are live rows whose
+    `allowed` are the rows that may be found, None for all live ones. `titled` are live rows whose
     title the question is; where both legs are asked, they come first. `exact` has the dense leg look at all rows.
     """
 
     vector: NDArray[np.float32] | None
     words: LexicalQuery | None
-    allowed: NDArray[np.bool_] | None = None
+    allowed: Allowed | None = None
     titled: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     exact: bool = False
 
@@ -95,13 +97,14 @@ class Ranker:
 
     def __init__(self, generation: Generation, question: Question) -> None:
         """Prepare to rank."""
+        self.mode = question.mode
         self._generation = generation
         self._vector = question.vector
         self._query = question.words
         self._allowed = question.allowed
         self._exact = question.exact
-        titled = question.titled if question.mode == "hybrid" else question.titled[:0]
-        self._titled = titled if question.allowed is None else titled[question.allowed[titled]]
+        titled = question.titled if self.mode == "hybrid" else question.titled[:0]
+        self._titled = titled if question.allowed is None else titled[question.allowed.mask[titled]]
 
     def ranked(self, window: int, nearest: Rows | None = None, *, places: int | None = None) -> Ranking:
         """Return the candidates of a window of this many rows in each leg.
@@ -182,11 +185,13 @@ class Ranker:
         The scan fetches past the last place until nothing left could tie with it; then every candidate is scored again
         in one fixed arithmetic, so that neither threads nor batches nor segments can change an answer.
         """
-        available = self._generation.papers if self._allowed is None else int(np.count_nonzero(self._allowed))
+        available = self._generation.papers if self._allowed is None else self._allowed.count
         wanted = min(window, available)
         fetch = wanted + _SPARE_ROWS
         while wanted:
-            scores, rows = self._generation.nearest_to(vector, fetch, self._allowed, exact=self._exact)
+            scores, rows = self._generation.nearest_to(
+                vector, fetch, self._allowed, exact=self._exact, candidates=_CANDIDATES
+            )
             if len(rows) >= available or scores[-1] < scores[wanted - 1] - _TIE_MARGIN:
                 cosines = _cosines(vector, self._generation.vectors_at(rows).astype(np.float64))
                 best: Rows = rows[self._order(rows, cosines)][:wanted]
@@ -197,9 +202,7 @@ class Ranker:
     @stage("lexical")
     def _lexical_leg(self, query: LexicalQuery, window: int) -> tuple[Rows, Scores]:
         """Return the `window` rows of the highest BM25, best first, and it; fewer if fewer hold a word of the query."""
-        allowed = None
-        if self._allowed is not None:
-            allowed = np.sort(self._generation.seqs_at(np.flatnonzero(self._allowed)))
+        allowed = None if self._allowed is None else self._allowed.seqs
         scores, seqs = self._generation.lexical.search(query, window, allowed)
         rows = self._generation.rows_of(seqs)
         order = self._order(rows, scores)[:window]

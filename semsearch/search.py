@@ -21,7 +21,8 @@ from semsearch.encoders import Encoder, LazyEncoder, checked, find_model
 from semsearch.errors import EncoderError, LibraryDamageError, PaperNotFoundError, RecordError
 from semsearch.evidence import QueryTerms, explain
 from semsearch.filters import EVERY_PAPER, Filter
-from semsearch.generation import Generation, IndexFolder, open_current
+from semsearch.generation import Allowed, Generation, IndexFolder, open_current
+from semsearch.latest import Latest
 from semsearch.lexical import analyse, spellings
 from semsearch.library import Library
 from semsearch.papers import Paper, normalise_id, normalise_text
@@ -38,6 +39,9 @@ MAX_VERSIONS = 20
 """How many other versions of its work a hit names."""
 
 _DISLIKED_WEIGHT = 0.5
+_FIRST_WINDOW = 32
+_KEPT_FILTERS = 4
+"""Who filters asks more than one question, or turns pages. One may take tens of bytes for each paper."""
 
 Collapse = Literal["work", "none"]
 
@@ -143,6 +147,7 @@ class Searcher:
         self.library = library
         self.generation = generation
         self.encoder = encoder
+        self._filtered: Latest[Filter, Allowed] = Latest(_KEPT_FILTERS)
 
     @classmethod
     def open(cls, path: str | Path, device: str | None = None) -> "Searcher":
@@ -331,14 +336,15 @@ class Searcher:
         return vector
 
     @stage("filter")
-    def _allowed(self, where: Filter, asked: LexicalQuery, excluded: Sequence[int] = ()) -> NDArray[np.bool_] | None:
-        """Return which rows may be hits, shape (rows,); None if all live ones may."""
+    def _allowed(self, where: Filter, asked: LexicalQuery, excluded: Sequence[int] = ()) -> Allowed | None:
+        """Return which rows may be hits; None if all live ones may."""
         generation = self.generation
         required = generation.lexical.holding(asked.required, every=True)
         unwanted = generation.lexical.holding(asked.excluded, every=False)
-        if where == EVERY_PAPER and required is None and unwanted is None and not excluded:
-            return None
-        allowed = generation.live.copy() if where == EVERY_PAPER else generation.matching(where, self._rows_of_ids)
+        meeting = None if where == EVERY_PAPER else self._filtered.get(where, lambda: self._meeting(where))
+        if required is None and unwanted is None and not excluded:
+            return meeting
+        allowed = (generation.live if meeting is None else meeting.mask).copy()
         if required is not None:
             holding = np.zeros_like(allowed)
             holding[generation.rows_of(required)] = True
@@ -346,7 +352,10 @@ class Searcher:
         if unwanted is not None:
             allowed[generation.rows_of(unwanted)] = False
         allowed[np.array(excluded, dtype=np.int64)] = False
-        return allowed
+        return Allowed(generation, allowed)
+
+    def _meeting(self, where: Filter) -> Allowed:
+        return Allowed(self.generation, self.generation.matching(where, self._rows_of_ids))
 
     def _answer(
         self,
@@ -388,11 +397,13 @@ class Searcher:
     def _window(self, ranker: Ranker, page: Page) -> tuple[Ranking, Sequence[int], bool]:
         """Return the ranking, the places in it that are shown, and whether it holds all that could be found.
 
-        The window only grows where so much of it is folded that the page would come out short; before that, all of it
-        is settled.
+        The window is the same for all pages, because it decides what is joined; where meaning alone is asked, its order
+        is the same in every window, and one is taken that holds the page. It only grows where so much is folded that
+        the page would come out short; before that, all of it is settled.
         """
-        window, wanted = MAX_WINDOW, page.offset + page.limit
-        settled: int | None = 2 * wanted
+        wanted = page.offset + page.limit
+        settled = None if ranker.mode == "dense" else 2 * wanted
+        window = min(max(2 * wanted, _FIRST_WINDOW), MAX_WINDOW) if ranker.mode == "dense" else MAX_WINDOW
         while True:
             ranking = ranker.ranked(window, places=settled)
             rows = ranking.rows[: ranking.settled]
@@ -404,11 +415,11 @@ class Searcher:
             window = window if settled else 2 * window
             settled = None
 
-    def _counted(self, allowed: NDArray[np.bool_] | None, page: Page) -> NDArray[np.bool_]:
+    def _counted(self, allowed: Allowed | None, page: Page) -> NDArray[np.bool_]:
         """Return the rows that totals and facets count: of each work, if works are folded, its first."""
         if allowed is None:
             return self.generation.first_versions if page.collapse == "work" else self.generation.live
-        return self.generation.works.first_of_each(allowed) if page.collapse == "work" else allowed
+        return allowed.first_versions if page.collapse == "work" else allowed.mask
 
     @stage("facets")
     def _facets(self, among: NDArray[np.bool_], values: int) -> dict[str, Facet]:

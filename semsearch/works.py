@@ -142,11 +142,10 @@ class Works:
 
     def first_of_each(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return one row of each work in this mask, its lowest there, as a mask; both of shape (rows,)."""
-        rows = np.flatnonzero(allowed)[::-1]
-        first = np.full(len(self.of), -1, dtype=np.int64)
-        first[self.of[rows]] = rows  # of several, the one written last stays: the lowest
-        mask = np.zeros(len(self.of), dtype=np.bool_)
-        mask[first[first >= 0]] = True
+        mask = allowed.copy()
+        several = self._members[mask[self._members]]  # of a work after the other, each ascending
+        mask[several] = False
+        mask[several[np.unique(self.of[several], return_index=True)[1]]] = True
         return mask
 
 

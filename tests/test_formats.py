@@ -14,7 +14,7 @@ from storage import files_below, seqs_with
 
 from semsearch.encoders import find_model
 from semsearch.errors import NoGenerationError
-from semsearch.generation import Generation, IndexFolder, open_current
+from semsearch.generation import Allowed, Generation, IndexFolder, open_current
 from semsearch.library import Library
 from semsearch.manifest import FORMAT_VERSION
 from semsearch.ranking import Question, Ranker
@@ -61,7 +61,7 @@ def nearest(searcher: Searcher, paper_id: str) -> list[list[str | float]]:
     others = opened.live.copy()
     others[opened.works.versions_of(row)] = False
     (vector,) = opened.vectors_at(np.array([row]))
-    ranking = Ranker(opened, Question(vector, None, others)).ranked(100)
+    ranking = Ranker(opened, Question(vector, None, Allowed(opened, others))).ranked(100)
     return [list(pair) for pair in zip(opened.ids_at(ranking.rows), ranking.scores.tolist(), strict=True)]
 
 

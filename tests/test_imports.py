@@ -18,6 +18,7 @@ WALK = [
     "durable",
     "library",
     "batching",
+    "latest",
     "encoders",
     "calibration",
     "encoding",

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -23,8 +24,8 @@ from storage import hurry, memory_folder
 from semsearch import search
 from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.errors import EncoderError, LibraryDamageError, PaperNotFoundError
-from semsearch.filters import EVERY_PAPER, parse_filter
-from semsearch.generation import IndexFolder, open_current
+from semsearch.filters import EVERY_PAPER, Filter, parse_filter
+from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Library
 from semsearch.papers import Paper
 from semsearch.queries import LexicalQuery, parse_query
@@ -117,6 +118,45 @@ def test_lists_are_told_and_can_be_done_without(
         assert searcher.related(["p41"]).approximate
         assert not searcher.related(["p41"], Page(approximate=False)).approximate
         assert not searcher.related_to_text("finding41", "", Page(approximate=False)).approximate
+
+
+def test_pages_of_what_lists_find_fit_each_other(
+    index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semsearch.generation.files.LISTS_FROM", 200)
+    monkeypatch.setattr("semsearch.vectors.nearest._FEW_ROWS", 20)
+    monkeypatch.setattr("semsearch.vectors.lists._FEWEST_CANDIDATES", 20)  # so they depend on how many
+    monkeypatch.setattr("semsearch.ranking._CANDIDATES", 260)
+    index_papers([make_paper(number) for number in range(600)])
+    wheres = [EVERY_PAPER, parse_filter([("ids", "|".join(f"p{number}" for number in range(0, 600, 2)))])]
+    with open_searcher(tmp_path / "index", fake_encoder) as searcher:
+        for query, where in product(QUERIES, wheres):
+            whole = searcher.search(query, Page(120, where=where, collapse="none"), "dense")
+            pages = [
+                searcher.search(query, Page(7, offset, where=where, collapse="none"), "dense")
+                for offset in range(0, 119, 7)
+            ]
+            assert [name for page in pages for name in ids(page)] == ids(whole)[:119]
+            assert {page.total for page in pages} == {whole.total}
+
+
+def test_a_filter_is_evaluated_once_while_it_is_asked_again(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[Filter] = []
+    matching = Generation.matching
+
+    def counted(self: Generation, wanted: Filter, rows_of_ids: Any) -> Any:
+        evaluated.append(wanted)
+        return matching(self, wanted, rows_of_ids)
+
+    monkeypatch.setattr(Generation, "matching", counted)
+    one, other = (parse_filter([("ids", name)]) for name in ("p1|p2|p3", "p4|p5"))
+    for where, expected in [(one, {"p1", "p2", "p3"}), (other, {"p4", "p5"}), (one, {"p1", "p2", "p3"})]:
+        for mode in ("hybrid", "dense"):
+            assert set(ids(searcher.search("the very same words", Page(where=where), mode))) == expected
+        assert set(ids(searcher.search("subject1 -finding2", Page(where=where)))) == expected - {"p2"}
+    assert evaluated == [one, other]
 
 
 def test_ties_are_ordered_by_id_and_pages_neither_repeat_nor_skip(searcher: Searcher) -> None:

@@ -1,7 +1,5 @@
 """How do queries that come at once, or come again, share the encoder?"""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +9,7 @@ from semsearch.batching import Shared
 from semsearch.encoders.model import EncoderSpec
 from semsearch.encoders.protocol import Encoder
 from semsearch.encoders.tokens import Tokenised
+from semsearch.latest import Latest
 
 Vector = NDArray[np.float32]
 
@@ -27,8 +26,7 @@ class SharingEncoder:
         self.batch_tokens = encoder.batch_tokens
         self._encoder = encoder
         self._encoded: Shared[str, Vector] = Shared(lambda batch: list(encoder.encode_queries(batch)), _MOST_QUERIES)
-        self._lock = threading.Lock()
-        self._latest: OrderedDict[str, Vector] = OrderedDict()
+        self._latest: Latest[str, Vector] = Latest(_KEPT_VECTORS)
 
     def tokenise(self, passages: Sequence[str]) -> list[Tokenised]:
         """Return the passages' tokens."""
@@ -42,16 +40,5 @@ class SharingEncoder:
         """Return the queries' vectors, shape (n, dimension); a single one is encoded with what others ask just now."""
         if len(queries) != 1:  # a batch as it is, and of nobody who will ask again
             return self._encoder.encode_queries(queries)
-        return self._remembered(queries[0])[None, :]
-
-    def _remembered(self, query: str) -> Vector:
-        with self._lock:
-            if query in self._latest:
-                self._latest.move_to_end(query)
-                return self._latest[query]
-        vector = self._encoded(query)
-        with self._lock:
-            self._latest[query] = vector
-            if len(self._latest) > _KEPT_VECTORS:
-                self._latest.popitem(last=False)
-        return vector
+        (query,) = queries
+        return self._latest.get(query, lambda: self._encoded(query))[None, :]

@@ -8,6 +8,7 @@ folder.py      the names of all that stands in an index folder
 arrays.py      how plain arrays are kept
 segment.py     a run of rows
 generation.py  the segments laid end to end: what can be asked of them
+allowed.py     which of them a question may find
 drafts.py      what a new generation shall be
 canaries.py    a few questions whose answers are kept, so that a generation can be asked whether it is what it was
 files.py       how the files of a new one come to the disk
@@ -16,6 +17,7 @@ opening.py     how the live one is found, verified and opened
 ```
 """
 
+from semsearch.generation.allowed import Allowed
 from semsearch.generation.drafts import Draft, MergeDraft, MergedSegment, SegmentDraft, check_space
 from semsearch.generation.folder import IndexFolder, current_generation
 from semsearch.generation.generation import Generation
@@ -36,6 +38,7 @@ from semsearch.generation.writing import KEEP_SECONDS, publish, stage, write_mer
 __all__ = [
     "KEEP_SECONDS",
     "STAGED",
+    "Allowed",
     "Draft",
     "Generation",
     "IndexFolder",

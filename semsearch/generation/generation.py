@@ -12,6 +12,7 @@ from semsearch.batching import Shared
 from semsearch.columns import Facet, facets, matching_rows
 from semsearch.errors import GenerationDamageError
 from semsearch.filters import Filter
+from semsearch.generation.allowed import Allowed
 from semsearch.generation.segment import Segment
 from semsearch.lexical import LexicalIndex
 from semsearch.manifest import Manifest
@@ -89,37 +90,47 @@ class Generation:
         self,
         queries: NDArray[np.float32],
         k: int,
-        allowed: NDArray[np.bool_] | None = None,
+        allowed: Allowed | None = None,
         *,
         exact: bool = False,
+        candidates: int = 0,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the scores and rows of the k best live rows per query, both (n_queries, <= k), best first.
 
-        :param allowed: which rows may be found, dead ones not among them, shape (rows,); None allows all live ones.
+        :param allowed: which rows may be found; None allows all live ones.
         :param exact: look at all of them, however many they are.
+        :param candidates: of how many rows these shall be the best at least, where not all are looked at.
         """
-        k = min(k, self.papers if allowed is None else int(np.count_nonzero(allowed)))
+        k = min(k, self.papers if allowed is None else allowed.count)
         if k == 0:
             empty = (len(queries), 0)
             return np.empty(empty, dtype=np.float32), np.empty(empty, dtype=np.int64)
         found = []
-        for start, segment, alive in zip(self.starts, self.segments, self._alive, strict=False):
-            among = alive if allowed is None else Selection(allowed[start : start + segment.rows])
+        selections = self._alive if allowed is None else allowed.in_segments
+        for start, segment, among in zip(self.starts, self.segments, selections, strict=False):
             if among is None or among.count:
-                scores, rows = segment.vectors.nearest(queries, min(k, segment.rows), among, exact=exact)
+                scores, rows = segment.vectors.nearest(
+                    queries, min(k, segment.rows), among, exact=exact, candidates=candidates
+                )
                 found.append((scores, np.where(rows < 0, -1, rows + start)))
         scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def nearest_to(
-        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None, *, exact: bool = False
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        allowed: Allowed | None = None,
+        *,
+        exact: bool = False,
+        candidates: int = 0,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return what `nearest` does for one query; where all live rows are looked at, callers share one scan."""
         if allowed is None and (exact or not self.manifest.approximate):
             scores, rows = self._scan((query, k))
         else:
-            (scores,), (rows,) = self.nearest(query[None, :], k, allowed, exact=exact)
+            (scores,), (rows,) = self.nearest(query[None, :], k, allowed, exact=exact, candidates=candidates)
         return scores[:k], rows[:k]
 
     def _scan_together(self, asked: Sequence[_Scan]) -> list[_Found]:
@@ -163,7 +174,7 @@ class Generation:
         return (rows >= 0) & self.live[rows] if self.live.size else np.zeros(len(rows), dtype=np.bool_)
 
     def matching(self, wanted: Filter, rows_of_ids: Callable[[Sequence[str]], NDArray[np.int64]]) -> NDArray[np.bool_]:
-        """Return which live rows a filter allows, shape (rows,)."""
+        """Return which live rows a filter means, shape (rows,)."""
         return self.live & matching_rows([segment.columns for segment in self.segments], wanted, rows_of_ids)
 
     def facets(self, among: NDArray[np.bool_], limit: int) -> dict[str, Facet]:

@@ -51,23 +51,31 @@ class Vectors:
         return self._flat.squared_lengths()
 
     def nearest(
-        self, queries: NDArray[np.float32], k: int, allowed: Selection | None = None, *, exact: bool = False
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: Selection | None = None,
+        *,
+        exact: bool = False,
+        candidates: int = 0,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the scores and rows of the k best allowed rows per query, both of shape (n_queries, k), best first.
 
         Where fewer than k rows are allowed, the rest has row -1 and score -inf. None allows all.
 
         :param exact: look at all rows that are allowed.
+        :param candidates: of how many rows these shall be the best at least, where not all are looked at. Who asks for
+            fewer or more of as many gets the same first.
         """
         if exact or self._lists is None or (allowed is not None and allowed.count <= _FEW_ROWS):
             return self._flat.nearest(queries, k, allowed)
-        found = [self._probed(self._lists, query, k, allowed) for query in queries]
+        found = [self._probed(self._lists, query, k, allowed, candidates) for query in queries]
         return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
 
     def _probed(
-        self, lists: Lists, query: NDArray[np.float32], k: int, allowed: Selection | None
+        self, lists: Lists, query: NDArray[np.float32], k: int, allowed: Selection | None, candidates: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        rows = lists.candidates(query, k, self._margin, allowed)
+        rows = lists.candidates(query, max(k, candidates), self._margin, allowed)
         if len(rows) < min(k, self.rows if allowed is None else allowed.count):
             (scores,), (rows,) = self._flat.nearest(query[None, :], k, allowed)
             return scores, rows
