@@ -6,12 +6,16 @@ scripts/benchmark_scale.py indexes/benchmark --papers 1000000 --at indexes/milli
 The papers are those of the index and others recombined from them (scripts/recombined.py); with --short only eight words
 of an abstract are taken, which spares most of the time and disk of ten million. A run that was stopped goes on where it
 was; an index that is there already is only measured. One paper in a hundred is deleted, so that there are tombstones.
-Then titles half remembered and everyday questions are asked in each mode, and by meaning within a filter that leaves
-about one paper in a hundred; what is found by way of lists is compared with what looking at all finds.
+
+Then a process of its own asks ten thousand titles half remembered by meaning, one in ten of them within a filter that
+leaves about one paper in a hundred, and tells how much memory it holds. It times titles and everyday questions in each
+mode, and by meaning within that filter; what is found by way of lists is compared with what looking at all finds.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +44,7 @@ _DELETED_EVERY = 100
 _SHARE = 0.01
 _SHORT = 8
 _WARM_UP = 10
+_MEMORY_QUESTIONS = 10_000
 
 
 def main() -> None:
@@ -50,11 +55,17 @@ def main() -> None:
     arguments.add_argument("--at", type=Path, required=True, metavar="FOLDER", help="the index that is grown")
     arguments.add_argument("--short", action="store_true", help="abstracts of eight words")
     arguments.add_argument("--questions", type=int, default=100, help="titles asked in each way")
+    arguments.add_argument("--asking", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
+    if options.asking:
+        print(json.dumps(asked(options.at, json.load(sys.stdin), options.questions)))
+        return
     made = grown(options.index, options.at, options.papers, short=options.short)
-    result = {"made": made, "opening": opening(options.at, cold=True)} | asked(
-        options.at, options.index, options.questions
-    )
+    result = {"made": made, "opening": opening(options.at, cold=True)}
+    command = [sys.executable, *sys.argv, "--asking"]  # a process of its own, whose memory nothing else is in
+    titles = json.dumps(titles_of(options.index))
+    done = subprocess.run(command, input=titles, stdout=subprocess.PIPE, text=True, check=True)
+    result |= json.loads(done.stdout)
     keep(f"scale-{options.papers}", result, [])
 
 
@@ -152,16 +163,19 @@ def opening(at: Path, *, cold: bool) -> dict[str, Any]:
     return result
 
 
-def asked(at: Path, index: Path, count: int) -> dict[str, Any]:
-    """Return what questions cost in each mode, and what those by meaning find."""
+def titles_of(index: Path) -> list[str]:
+    """Return titles half remembered of so many of an index's papers as are asked in all."""
     with Searcher.open(index) as source:
-        titles = Questions(source, seed=0).take(title_without_a_word, count + _WARM_UP)
-        questions = {"titles": titles[_WARM_UP:], "everyday": _EVERYDAY.read_text().splitlines()}
-        encoder = Remembering(source.encoder)
-        encoder.remember([*titles, *questions["everyday"]])
+        return Questions(source, seed=0).take(title_without_a_word, _WARM_UP + _MEMORY_QUESTIONS)
+
+
+def asked(at: Path, titles: Sequence[str], count: int) -> dict[str, Any]:
+    """Return what so many titles, and everyday questions, cost in each mode, and what those by meaning find."""
     folder = IndexFolder(at)
-    with Library.open(folder.library) as library:
-        searcher = Searcher(library, open_current(folder, whole=False), encoder)
+    with Searcher.over(folder, open_current(folder, whole=False)) as searcher:
+        everyday = _EVERYDAY.read_text().splitlines()
+        searcher.encoder = encoder = Remembering(searcher.encoder)
+        encoder.remember([*titles, *everyday])
         generation = searcher.generation
         (where, facts) = next(filters_near(generation, _SHARE))
         for title in titles[:_WARM_UP]:
@@ -170,15 +184,23 @@ def asked(at: Path, index: Path, count: int) -> dict[str, Any]:
             "segments": [segment.rows for segment in generation.segments],
             "dead_rows": len(generation.tombstones),
             "measured_recall_at_10": generation.manifest.recall_at_10,
-            "bytes_resident_when_open": resident_bytes(),
             "unit": "milliseconds, one question after the other, its vector known",
+            "dense_memory": _memory(searcher, titles[_WARM_UP:], where),
         }
-        for kind, texts in questions.items():
+        for kind, texts in {"titles": titles[_WARM_UP:][:count], "everyday": everyday}.items():
             result[kind] = {mode: _timed(searcher, texts, mode) for mode in MODES}
-            result[kind]["dense"] |= _found(searcher, texts)
+            result[kind]["dense"] |= _compared(searcher, texts)
             result[kind]["dense_within_filter"] = facts | _timed(searcher, texts, "dense", where)
-            result[kind]["dense_within_filter"] |= _found(searcher, texts, where)
-        return result | {"bytes_resident_when_asked": resident_bytes(), **index_facts(generation)}
+            result[kind]["dense_within_filter"] |= _compared(searcher, texts, where)
+        return result | {"bytes_resident_at_the_end": resident_bytes(), **index_facts(generation)}
+
+
+def _memory(searcher: Searcher, titles: Sequence[str], where: Filter) -> dict[str, int]:
+    """Return how much memory this process holds, mapped files among it, before and after questions by meaning."""
+    before = resident_bytes()
+    for number, title in enumerate(titles):
+        searcher.search(title, Page(where=EVERY_PAPER if number % 10 else where), "dense")
+    return {"bytes_before": before, "questions": len(titles), "bytes_after": resident_bytes()}
 
 
 class _Scans:
@@ -208,14 +230,23 @@ def _timed(searcher: Searcher, texts: Sequence[str], mode: Mode, where: Filter =
     return {"p50": p50, "p95": p95, **scan}
 
 
-def _found(searcher: Searcher, texts: Sequence[str], where: Filter = EVERY_PAPER) -> dict[str, float]:
-    """Return which part of the ten nearest papers is found by way of lists; what demands a thing may find none."""
-    found = []
+def _compared(searcher: Searcher, texts: Sequence[str], where: Filter = EVERY_PAPER) -> dict[str, float]:
+    """Return which part of the ten nearest papers is found by way of lists, and what looking at all of them takes."""
+    found, seconds = [], []
     for text in texts:
-        ways = (Page(where=where, collapse="none", approximate=approximate) for approximate in (True, False))
-        quick, exact = ({hit.paper.paper_id for hit in searcher.search(text, page, "dense").hits} for page in ways)
-        found += [len(quick & exact) / len(exact)] if exact else []
-    return {"recall_at_10": round(float(np.mean(found)), 4)}
+        quick, all_seen = (Page(where=where, collapse="none", approximate=approximate) for approximate in (True, False))
+        with stopwatch() as watch:
+            exact = searcher.search(text, all_seen, "dense").hits
+        seconds.append(watch.seconds)
+        names = {hit.paper.paper_id for hit in exact}
+        if names:  # what demands a thing may find none
+            found.append(
+                len(names & {hit.paper.paper_id for hit in searcher.search(text, quick, "dense").hits}) / len(names)
+            )
+    return {
+        "recall_at_10": round(float(np.mean(found)), 4),
+        "p50_of_all_looked_at": round(1_000 * float(np.median(seconds)), 2),
+    }
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ def test_texts_begin_as_one_and_end_as_the_other() -> None:
 
 def test_an_index_is_grown_and_measured(tmp_path: Path) -> None:
     update_index(tmp_path / "index", imports_of([SAMPLES]))
-    assert grown(tmp_path / "index", tmp_path / "short", 100, short=True)["papers_added"] == 100
+    assert grown(tmp_path / "index", tmp_path / "short", 100, short=True)["papers"] == 100
     with Searcher.open(tmp_path / "short") as more:
         assert len(more.paper("recombined:99").abstract.split()) == 8
     made = grown(tmp_path / "index", tmp_path / "grown", 150, short=False)
-    assert made["papers_added"] == 150
+    steps = {f"seconds_to_{step}" for step in ("commit", "publish", "delete_a_hundredth")}
+    assert made.keys() == {"papers", "words_of_an_abstract", *steps}
     assert grown(tmp_path / "index", tmp_path / "grown", 150, short=False) == made, "it is there"
     with Searcher.open(tmp_path / "index") as few, Searcher.open(tmp_path / "grown") as more:
         assert more.generation.papers == 148
@@ -66,7 +67,8 @@ def test_an_index_is_grown_and_measured(tmp_path: Path) -> None:
             more.generation.vectors_at(np.arange(1, 96)), few.generation.vectors_at(np.arange(1, 96)), atol=1e-6
         )
     assert opening(tmp_path / "grown", cold=False)["warm_seconds"] >= 0
-    result = asked(tmp_path / "grown", tmp_path / "index", 5)
+    result = asked(tmp_path / "grown", [f"glaciers {number}" for number in range(30)], 5)
+    assert result["dense_memory"]["questions"] == 20
     assert (result["papers"], result["segments"], result["dead_rows"]) == (148, [150], 2)
     for kind in ("titles", "everyday"):
         assert result[kind]["dense"]["recall_at_10"] == result[kind]["dense_within_filter"]["recall_at_10"] == 1
