@@ -26,8 +26,21 @@ from semsearch.library import Embedding, Library, text_digest
 from semsearch.papers import Paper
 from semsearch.publishing import publish_pending
 from semsearch.queries import parse_query
+from semsearch.vectors import Flat, write_codes, write_lists, write_vectors
 
 SPEC = EncoderSpec("test-model", "f" * 64, 8, 256)
+
+
+def written_with_lists(folder: Path, matrix: NDArray[np.float32]) -> tuple[Path, Path, Path]:
+    """Write vectors as a large segment has them; return the files of the vectors, their lists and their codes."""
+    flat, lists, codes = (folder / name for name in ("vectors.faiss", "lists.faiss", "codes.npy"))
+    with flat.open("wb") as file:
+        write_vectors([matrix], len(matrix), matrix.shape[1], file.write)
+    with lists.open("wb") as file:
+        write_lists(Flat(flat), file.write)
+    with codes.open("wb") as file:
+        write_codes(Flat(flat), file.write)
+    return flat, lists, codes
 
 
 def unit_rows(rng: np.random.Generator, count: int, dimension: int = SPEC.dimension) -> NDArray[np.float32]:

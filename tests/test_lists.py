@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from storage import unit_rows
+from storage import unit_rows, written_with_lists
 
 from semsearch.vectors import (
     Codes,
@@ -18,7 +18,6 @@ from semsearch.vectors import (
     Vectors,
     tuned,
     write_codes,
-    write_lists,
     write_vectors,
 )
 from semsearch.vectors import nearest as nearest_module
@@ -41,15 +40,7 @@ def matrix() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory, matrix: NDArray[np.float32]) -> Paths:
-    folder = tmp_path_factory.mktemp("lists")
-    flat, lists, codes = (folder / name for name in ("vectors.faiss", "lists.faiss", "codes.npy"))
-    with flat.open("wb") as file:
-        write_vectors([matrix], ROWS, DIMENSION, file.write)
-    with lists.open("wb") as file:
-        write_lists(Flat(flat), file.write)
-    with codes.open("wb") as file:
-        write_codes(Flat(flat), file.write)
-    return flat, lists, codes
+    return written_with_lists(tmp_path_factory.mktemp("lists"), matrix)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from conftest import make_paper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from storage import unit_rows
+from storage import unit_rows, written_with_lists
 
 from semsearch.lexical import LexicalIndex, write_lexical
 from semsearch.queries import parse_query
-from semsearch.vectors import Flat, Lists, Selection, Vectors, tuned, write_codes, write_lists, write_vectors
+from semsearch.vectors import Flat, Lists, Selection, Vectors, tuned
 
 ROWS, DIMENSION = 100_000, 16
 WORDS = [f"word{number}" for number in range(40)]  # each in fewer and fewer papers
@@ -35,14 +35,7 @@ def matrix() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory, matrix: NDArray[np.float32]) -> Vectors:
-    folder = tmp_path_factory.mktemp("dense")
-    flat, lists, codes = (folder / name for name in ("vectors.faiss", "lists.faiss", "codes.npy"))
-    with flat.open("wb") as file:
-        write_vectors([matrix], ROWS, DIMENSION, file.write)
-    with lists.open("wb") as file:
-        write_lists(Flat(flat), file.write)
-    with codes.open("wb") as file:
-        write_codes(Flat(flat), file.write)
+    flat, lists, codes = written_with_lists(tmp_path_factory.mktemp("dense"), matrix)
     return Vectors(flat, lists, codes, tuned(Flat(flat), Lists(lists)))
 
 
