@@ -53,8 +53,9 @@ def parents(first: int, last: int, nearest: Rows) -> Rows:
 def _parents_of_block(number: int, nearest: Rows) -> Rows:
     chance = np.random.default_rng((1, number))
     rows = chance.integers(0, len(nearest), _BLOCK)
-    one, other = (nearest[rows, chance.integers(0, NEIGHBOURS, _BLOCK)] for _ in range(2))
-    return np.column_stack([rows, one, other])
+    one = chance.integers(0, NEIGHBOURS, _BLOCK)
+    other = (one + chance.integers(1, NEIGHBOURS, _BLOCK)) % NEIGHBOURS  # never the same, or what is made were real
+    return np.column_stack([rows, nearest[rows, one], nearest[rows, other]])
 
 
 def made_vectors(real: Matrix, made_of: Rows) -> Matrix:

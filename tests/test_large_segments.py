@@ -16,6 +16,7 @@ from semsearch.publishing import publish_pending
 from semsearch.vectors import Lists
 from semsearch.vectors import lists as lists_room
 from semsearch.vectors import nearest as nearest_room
+from semsearch.vectors import tuning as tuning_room
 
 FROM = 300
 
@@ -24,7 +25,8 @@ FROM = 300
 def _small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LISTS_FROM", FROM)
     monkeypatch.setattr(nearest_room, "_FEW_ROWS", 20)
-    monkeypatch.setattr(lists_room, "_NEAREST_ROWS", 50)
+    monkeypatch.setattr(lists_room, "NEAREST_ROWS", 50)
+    monkeypatch.setattr(tuning_room, "NEAREST_ROWS", 50)
     monkeypatch.setattr(lists_room, "_FEWEST_CANDIDATES", 50)
 
 

@@ -22,7 +22,7 @@ from semsearch.vectors import (
 )
 from semsearch.vectors import nearest as nearest_module
 from semsearch.vectors.flat import best
-from semsearch.vectors.lists import within
+from semsearch.vectors.lists import NEAREST_ROWS, within
 
 ROWS, DIMENSION = 12_000, 32
 Paths = tuple[Path, Path, Path]
@@ -68,7 +68,7 @@ def recall(found: NDArray[np.int64], true: NDArray[np.int64]) -> float:
 
 
 def looked_through_for(lists: Lists, query: NDArray[np.float32], margin: float) -> int:
-    return len(within(lists.cosines(query), lists.sizes, margin, 10))
+    return len(within(lists.cosines(query), lists.sizes, margin, 10, NEAREST_ROWS))
 
 
 def test_every_row_is_in_the_list_of_its_nearest_centroid(paths: Paths, matrix: NDArray[np.float32]) -> None:

@@ -33,6 +33,7 @@ def test_rows_are_made_of_a_paper_and_two_of_its_neighbours_whatever_part_is_ask
     np.testing.assert_array_equal(whole[:80], np.repeat(np.arange(80), 3).reshape(80, 3))
     for one in (1, 2):
         assert (nearest[whole[80:, 0]] == whole[80:, [one]]).any(axis=1).all()
+    assert (whole[80:, 1] != whole[80:, 2]).all(), "or it would be the paper itself"
     for first, last in ((0, 50), (70, 90), (9_990, 10_010), (20_000, 25_000)):
         np.testing.assert_array_equal(parents(first, last, nearest), whole[first:last])
 

@@ -26,9 +26,12 @@ _LISTS_PER_ROOT = 2
 _TRAINING_ROWS_PER_LIST = 64
 _TRAINING_ROUNDS = 10
 _SEED = 1234
-_NEAREST_ROWS = 1_200
+NEAREST_ROWS = 1_200
 """The mean cosine of the centroids that stand for so many of the nearest rows is what all are measured by. It must be
 more rows than a ranking wants to know; between 600 and 2,400 it makes no difference."""
+_NEAREST_OF_FEW = 200
+"""The same where so few rows are allowed that each is compared by its code, so that no estimate misses any. Of a million
+papers, within 1 and 5 %, it costs up to 0.003 of the ten nearest, and spares half of the time."""
 _MOST_ALLOWED = 0.5
 """Where a larger part of the rows is allowed, lists are chosen as if all were."""
 _FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 5
@@ -97,11 +100,12 @@ class Lists:
             may be, as a difference of cosines.
         """
         cosines, held = self.cosines(query), self._held(allowed)
-        lists = within(cosines, held, margin, k)
         if allowed is not None and allowed.share < _SPARSE:
+            lists = within(cosines, held, margin, k, _NEAREST_OF_FEW)
             looked_through = np.zeros(self.count, dtype=np.bool_)
             looked_through[lists] = True
             return allowed.rows[looked_through[self.list_of_row[allowed.rows]]]
+        lists = within(cosines, held, margin, k, NEAREST_ROWS)
         return self._of_best_estimates(query, k, lists, cosines, allowed)
 
     def cosines(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -137,23 +141,29 @@ class Lists:
         return rows[rows >= 0]
 
 
-def within(cosines: NDArray[np.float32], held: NDArray[np.int64], margin: float, k: int) -> NDArray[np.int64]:
+def within(
+    cosines: NDArray[np.float32], held: NDArray[np.int64], margin: float, k: int, nearest: int
+) -> NDArray[np.int64]:
     """Return the lists within the margin, and at least those needed to hold k rows, the nearest first.
 
     :param cosines: of the query and each list's centroid.
     :param held: how many rows that may be found each list holds.
+    :param nearest: how many rows are the nearest ones, from which the margin is measured.
     """
-    lists = np.flatnonzero((cosines >= near(cosines, held, margin) - margin) & (held > 0))
+    lists = np.flatnonzero((cosines >= near(cosines, held, nearest, margin) - margin) & (held > 0))
     if held[lists].sum() < k:
         return _holding(cosines, held, k, margin)
     return lists[np.argsort(-cosines[lists])]
 
 
-def near(cosines: NDArray[np.float32], held: NDArray[np.int64], margin: float) -> float:
-    """Return the mean cosine of the centroids that stand for the nearest rows."""
-    lists = _holding(cosines, held, _NEAREST_ROWS, margin)
+def near(cosines: NDArray[np.float32], held: NDArray[np.int64], nearest: int, expected: float) -> float:
+    """Return the mean cosine of the centroids that stand for so many of the nearest rows.
+
+    :param expected: how much farther than the nearest centroid theirs hardly are.
+    """
+    lists = _holding(cosines, held, nearest, expected)
     rows = held[lists]
-    rows = np.clip(_NEAREST_ROWS - (np.cumsum(rows) - rows), 0, rows)
+    rows = np.clip(nearest - (np.cumsum(rows) - rows), 0, rows)
     return float(rows @ cosines[lists] / max(rows.sum(), 1))
 
 

@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.vectors.flat import Flat, best
-from semsearch.vectors.lists import Lists, near
+from semsearch.vectors.lists import NEAREST_ROWS, Lists, near
 
 _RECALL = 0.992  # aimed at; what is measured on other questions shall not be below 0.99
 _DEPTH = 10
 _QUESTIONS = 200  # of each kind, and as many for the measurement
 _MORE, _MOST_STEPS, _WORTH_A_STEP = 0.01, 10, 0.001
 _LESS = (0.0075, 0.005, 0.0025)
+_TIE = 1e-5  # well over the error of a float32 inner product of unit vectors
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +62,16 @@ def tuned(flat: Flat, lists: Lists) -> Probing:
     return Probing(margin, round(recall_of(margin, held_out), 4))
 
 
-def _needed(lists: Lists, questions: NDArray[np.float32], nearest: list[NDArray[np.int64]]) -> float:
+def _needed(lists: Lists, questions: Vectors, nearest: list[tuple[Vectors, Rows]]) -> float:
     """Return the margin within which enough of these rows stand in lists that are looked through."""
     margins = []
-    for question, rows in zip(questions, nearest, strict=True):
+    for question, (_, rows) in zip(questions, nearest, strict=True):
         cosines = lists.cosines(question)
-        margins.append(near(cosines, lists.sizes, _MORE) - cosines[lists.list_of_row[rows]])
+        margins.append(near(cosines, lists.sizes, NEAREST_ROWS, _MORE) - cosines[lists.list_of_row[rows]])
     return float(np.quantile(np.concatenate(margins), _RECALL, method="higher"))
 
 
-def _questions(flat: Flat, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _questions(flat: Flat, generator: np.random.Generator) -> tuple[Vectors, Rows]:
     """Return papers and middles of three papers in turns of two, and the row that each is itself, -1 for none."""
     rows = generator.integers(0, flat.rows, (4, 2 * _QUESTIONS))
     papers, *others = (flat.matrix[some] for some in rows)
@@ -78,26 +82,24 @@ def _questions(flat: Flat, generator: np.random.Generator) -> tuple[NDArray[np.f
     return pairs.reshape(-1, flat.dimension), itself.reshape(-1)
 
 
-def _nearest(flat: Flat, questions: NDArray[np.float32], itself: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    _, rows = flat.nearest(questions, _DEPTH + 1)
-    return [_without(found[found >= 0], own) for found, own in zip(rows, itself, strict=True)]
+def _nearest(flat: Flat, questions: Vectors, itself: Rows) -> list[tuple[Vectors, Rows]]:
+    """Return the scores and rows of the ten nearest to each question, itself not among them."""
+    scores, rows = flat.nearest(questions, _DEPTH + 1)
+    others = (rows >= 0) & (rows != itself[:, None])
+    return [(of[one][:_DEPTH], found[one][:_DEPTH]) for of, found, one in zip(scores, rows, others, strict=True)]
 
 
-def _found(
-    flat: Flat, lists: Lists, questions: NDArray[np.float32], itself: NDArray[np.int64], margin: float
-) -> list[NDArray[np.int64]]:
+def _found(flat: Flat, lists: Lists, questions: Vectors, itself: Rows, margin: float) -> list[Vectors]:
+    """Return the scores of the ten best rows that are found, itself not among them."""
     found = []
     for question, own in zip(questions, itself, strict=True):
         rows = lists.candidates(question, _DEPTH + 1, margin)
-        found.append(_without(best(rows, flat.scores_of(rows, question), _DEPTH + 1)[1], own))
+        rows = rows[rows != own]
+        found.append(best(rows, flat.scores_of(rows, question), _DEPTH)[0])
     return found
 
 
-def _without(rows: NDArray[np.int64], own: int) -> NDArray[np.int64]:
-    others: NDArray[np.int64] = rows[rows != own][:_DEPTH]
-    return others
-
-
-def _recall(found: list[NDArray[np.int64]], nearest: list[NDArray[np.int64]]) -> float:
-    met = sum(len(np.intersect1d(some, true)) for some, true in zip(found, nearest, strict=True))
-    return met / sum(len(true) for true in nearest)
+def _recall(found: list[Vectors], nearest: list[tuple[Vectors, Rows]]) -> float:
+    """Return which part of the nearest is found; of rows that are equally near, one is as good as another."""
+    met = sum(np.count_nonzero(some >= true[-1] - _TIE) for some, (true, _) in zip(found, nearest, strict=True))
+    return float(met / sum(len(true) for true, _ in nearest))
