@@ -326,12 +326,16 @@ def _resident(folder: Path, way: str, rows: int) -> float:
 
 
 def _resident_after_questions(folder: Path, way: str) -> int:
-    probing = json.loads((folder / "probing.json").read_text())
+    flat, lists, codes = _paths(folder)
     generator = np.random.default_rng(2)
     before = resident_bytes()
-    vectors = Vectors(*_paths(folder), Probing(**probing))
-    for row in generator.integers(0, vectors.rows, 20 if way == "flat" else _RESIDENT_QUESTIONS):
-        vectors.nearest(vectors.at(np.array([row])), _DEPTH, exact=way == "flat")
+    if way == "flat":
+        vectors, questions = Vectors(flat), 20  # each touches all
+    else:
+        probing = Probing(**json.loads((folder / "probing.json").read_text()))
+        vectors, questions = Vectors(flat, lists, codes, probing), _RESIDENT_QUESTIONS
+    for row in generator.integers(0, vectors.rows, questions):
+        vectors.nearest(vectors.at(np.array([row])), _DEPTH)
     return resident_bytes() - before
 
 

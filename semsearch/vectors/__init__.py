@@ -2,7 +2,7 @@
 
 ```
 selection.py which rows may be found
-mapping.py   a file of faiss's, mapped within limits
+opening.py   a file of faiss's, mapped or read, within limits
 flat.py      every vector of a segment as it is: written, mapped, scanned; the answers are exact
 lists.py     the same rows in inverted lists, two bits for each number: a few of the lists are looked through
 codes.py     the same rows in eight bits for each number: of rows so found, few can be among the nearest

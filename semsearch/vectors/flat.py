@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from semsearch.vectors.mapping import mapped
+from semsearch.vectors.opening import opened
 from semsearch.vectors.selection import Selection
 
 _MATRIX_QUERIES = 20
@@ -85,7 +85,7 @@ class Flat:
 
     def __init__(self, path: Path) -> None:
         """Map the file, which must already have passed its digest."""
-        self._index = mapped(path)
+        self._index = opened(path)
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
         self.matrix: NDArray[np.float32] = np.asarray(_Mapped(self._index))

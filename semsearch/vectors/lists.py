@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.vectors.flat import Flat
-from semsearch.vectors.mapping import mapped
+from semsearch.vectors.opening import opened
 from semsearch.vectors.selection import Selection
 
 _LISTS_PER_ROOT = 2
@@ -34,7 +34,7 @@ _NEAREST_OF_FEW = 200
 papers, within 1 and 5 %, it costs up to 0.003 of the ten nearest, and spares half of the time."""
 _MOST_ALLOWED = 0.5
 """Where a larger part of the rows is allowed, lists are chosen as if all were."""
-_FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 5
+_FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 8
 """So many of the best estimates hold the ten best rows, as nearly as four times as many do; more of more rows,
 of which more are nearly as near."""
 _BITS = 4
@@ -68,11 +68,11 @@ def write_lists(flat: Flat, write: Callable[[bytes], int]) -> None:
 
 
 class Lists:
-    """The rows of one segment in lists, mapped read-only from their file."""
+    """The rows of one segment in lists, read from their file."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file, which must already have passed its digest."""
-        self._index = mapped(path, _TABLES)
+        """Read the file, which must already have passed its digest."""
+        self._index = opened(path, _TABLES, in_memory=True)  # FAISS copies lists that it maps, and both are resident
         self._index.implem = _NEAREST_LIST_FIRST
         self.rows: int = self._index.ntotal
         self.count: int = self._index.nlist

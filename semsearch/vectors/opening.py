@@ -1,4 +1,4 @@
-"""How is a file of faiss's mapped, if it may say anything of itself, and what if the system does not let it be?"""
+"""How is a file of faiss's opened, if it may say anything of itself, and what if the system does not let it be?"""
 
 import errno
 import os
@@ -11,12 +11,13 @@ import faiss
 _ONE_AT_A_TIME = threading.Lock()  # the limits are those of the whole process
 
 
-def mapped(path: Path, room: int = 0) -> Any:
+def opened(path: Path, room: int = 0, *, in_memory: bool = False) -> Any:
     """Return the index in a file, mapped read-only; nothing in it may be larger, or more often, than it has bytes.
 
     The file must already have passed its digest: FAISS checks little of what it reads.
 
     :param room: how many bytes a part may have at least, where FAISS asks for more than the file holds.
+    :param in_memory: read it instead.
     :raises OSError: if the system does not let it be read, which FAISS says in words alone.
     """
     size = path.stat().st_size
@@ -24,7 +25,7 @@ def mapped(path: Path, room: int = 0) -> Any:
         faiss.set_deserialization_vector_byte_limit(max(size, room))
         faiss.set_deserialization_loop_limit(size)
         try:
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+            return faiss.read_index(str(path), 0 if in_memory else faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             for code in errno.errorcode:
                 if str(error).endswith(f": {os.strerror(code)}"):
