@@ -44,6 +44,7 @@ _DELETED_EVERY = 100
 _SHARE = 0.01
 _SHORT = 8
 _WARM_UP = 10
+_MOST_WARM = 8 << 30  # bytes; more is not in memory as a whole when it has been read
 _MEMORY_QUESTIONS = 10_000
 
 
@@ -155,8 +156,8 @@ def opening(at: Path, *, cold: bool) -> dict[str, Any]:
     assert named, "it was just published"
     size = sum(path.stat().st_size for path in folder.generation(named[0]).rglob("*") if path.is_file())
     result: dict[str, Any] = {"bytes": size, "page_cache_dropped": cold and drop_page_cache()}
-    ways = [("warm", True)] * 4 + [("warm_sizes_alone", False)]
-    for name, whole in [("cold", True), *ways] if cold else ways:
+    ways = [("cold", True)] * cold + [("warm", True)] * 4 * (size < _MOST_WARM) + [("warm_sizes_alone", False)]
+    for name, whole in ways:
         with stopwatch() as watch:
             open_generation(folder, *named, whole=whole)
         result[f"{name}_seconds"] = round(min(watch.seconds, result.get(f"{name}_seconds", watch.seconds)), 2)
