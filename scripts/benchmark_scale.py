@@ -180,7 +180,7 @@ def asked(at: Path, titles: Sequence[str], count: int) -> dict[str, Any]:
         generation = searcher.generation
         (where, facts) = next(filters_near(generation, _SHARE))
         for title in titles[:_WARM_UP]:
-            searcher.search(title)
+            searcher.search(title, mode="dense")  # both legs read vectors by the thousand, and map them
         result: dict[str, Any] = {
             "segments": [segment.rows for segment in generation.segments],
             "dead_rows": len(generation.tombstones),

@@ -201,6 +201,14 @@ def test_codes_are_off_by_no_more_than_they_say(codes: Codes, matrix: NDArray[np
         assert (off > errors / 10).mean() > 0.2, "nor do they say much more than they are"
 
 
+def test_threads_share_many_codes(codes: Codes, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, (query,) = np.random.default_rng(0).permutation(ROWS), unit_rows(np.random.default_rng(3), 1, DIMENSION)
+    alone = codes.estimates(rows, query)
+    monkeypatch.setattr("semsearch.vectors.codes._WORTH_THREADS", 2)
+    monkeypatch.setattr("semsearch.vectors.codes._THREADS", 3)
+    np.testing.assert_array_equal(codes.estimates(rows, query), alone)
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(0, 3_000), k=st.integers(1, 1_500))
 def test_what_is_promising_holds_the_nearest(
