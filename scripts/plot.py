@@ -113,7 +113,7 @@ def scale(runs: list[dict[str, Any]], path: Path) -> None:
         axes.plot([run["papers"] for run in runs], [_at(run, keys) for run in runs], "o-", label=label, color=colour)
     axes.set(xscale="log", yscale="log", xlabel="papers", ylabel="milliseconds, median question")
     axes.set_xticks(papers := [run["papers"] for run in runs], [f"{count:,}" for count in papers])
-    axes.set_yticks(marks := (2, 5, 10, 20, 50), map(str, marks))
+    axes.set_yticks(marks := (2, 5, 10, 20, 50, 100, 200), map(str, marks))
     axes.minorticks_off()
     axes.set_title("A question whose vector is known")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2)

@@ -8,13 +8,12 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from semsearch.vectors.opening import opened
+from semsearch.vectors.opening import opened, vectors_of
 from semsearch.vectors.selection import Selection
 
 _MATRIX_QUERIES = 20
@@ -67,19 +66,6 @@ def _header(rows: int, dimension: int) -> bytes:
     return bytes(empty)
 
 
-class _Mapped:
-    """What numpy makes an array of that keeps the index alive, whose memory it is."""
-
-    def __init__(self, index: Any) -> None:
-        self.index = index
-        self.__array_interface__ = {
-            "data": (int(index.get_xb() or 0), True),  # True: it cannot be written
-            "shape": (index.ntotal, index.d),
-            "typestr": "<f4",
-            "version": 3,
-        }
-
-
 class Flat:
     """The vectors of one segment, mapped read-only from their file."""
 
@@ -88,7 +74,7 @@ class Flat:
         self._index = opened(path)
         self.rows: int = self._index.ntotal
         self.dimension: int = self._index.d
-        self.matrix: NDArray[np.float32] = np.asarray(_Mapped(self._index))
+        self.matrix: NDArray[np.float32] = vectors_of(self._index)
         """All vectors, shape (rows, dimension), read-only."""
         self._records = self.matrix.view(np.dtype((np.void, 4 * self.dimension)))[:, 0]  # a row is one item
         self._path = path

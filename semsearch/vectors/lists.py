@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.vectors.flat import Flat
-from semsearch.vectors.opening import opened
+from semsearch.vectors.opening import opened, vectors_of
 from semsearch.vectors.selection import Selection
 
 _LISTS_PER_ROOT = 2
@@ -76,7 +76,8 @@ class Lists:
         self._index.implem = _NEAREST_LIST_FIRST
         self.rows: int = self._index.ntotal
         self.count: int = self._index.nlist
-        self.centroids: NDArray[np.float32] = self._index.quantizer.reconstruct_n(0, self.count)
+        centroids = faiss.downcast_index(self._index.quantizer)
+        self.centroids: NDArray[np.float32] = vectors_of(centroids, self._index)
         self.sizes = np.array([self._index.invlists.list_size(number) for number in range(self.count)], dtype=np.int64)
         """How many rows each list holds, shape (count,)."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
+from numpy.typing import NDArray
 
 _ONE_AT_A_TIME = threading.Lock()  # the limits are those of the whole process
 
@@ -31,3 +33,24 @@ def opened(path: Path, room: int = 0, *, in_memory: bool = False) -> Any:
                 if str(error).endswith(f": {os.strerror(code)}"):
                     raise OSError(code, os.strerror(code), str(path)) from error
             raise
+
+
+def vectors_of(index: Any, owner: Any = None) -> NDArray[np.float32]:
+    """Return the vectors of a flat index, shape (rows, dimension), read-only: its own memory, which they keep alive.
+
+    :param owner: the index that this one is a part of, and goes with.
+    """
+    return np.asarray(_Memory(index, owner))
+
+
+class _Memory:
+    """What numpy makes an array of that keeps the index alive, whose memory it is."""
+
+    def __init__(self, index: Any, owner: Any) -> None:
+        self.index, self.owner = index, owner
+        self.__array_interface__ = {
+            "data": (int(index.get_xb() or 0), True),  # True: it cannot be written
+            "shape": (index.ntotal, index.d),
+            "typestr": "<f4",
+            "version": 3,
+        }
