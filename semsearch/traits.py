@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from semsearch.arrays import array_header
 from semsearch.papers import Paper
 
 RECIPE = "traits-1"
@@ -169,9 +169,7 @@ def write_traits(papers: Iterable[Paper], write: Callable[[bytes], int]) -> None
         parts.append(traits_of(block))
     traits = Traits.joined(parts)
     for array in (traits.table, traits.keys, traits.rows):
-        header = BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-        write(header.getvalue())
+        write(array_header(array.dtype, len(array)))
         for start in range(0, len(array), _PAPERS_PER_PART):  # all at once would be another copy in memory
             write(array[start : start + _PAPERS_PER_PART].tobytes())
 

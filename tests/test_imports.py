@@ -16,6 +16,7 @@ WALK = [
     "filters",
     "readers",
     "durable",
+    "arrays",
     "library",
     "batching",
     "latest",

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from storage import unit_rows
 
+from semsearch.errors import GenerationDamageError
 from semsearch.vectors import Flat, Selection, Vectors, write_vectors
 
 ROWS, DIMENSION = 203, 24
@@ -158,3 +159,11 @@ def test_the_file_is_the_one_that_faiss_would_write(matrix: NDArray[np.float32],
 
     assert write_vectors([matrix[:rows]], rows, DIMENSION, take) == rows
     assert bytes(written) == faiss.serialize_index(index).tobytes()
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_called_damage(path: Path) -> None:
+    vectors = Vectors(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(GenerationDamageError, match="has been cut since it was opened"):
+        vectors.at(np.array([0, ROWS - 1]))

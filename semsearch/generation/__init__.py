@@ -5,7 +5,6 @@ of them, which rows are dead, which are one work, and a manifest.
 
 ```
 folder.py      the names of all that stands in an index folder
-arrays.py      how plain arrays are kept
 segment.py     a run of rows
 generation.py  the segments laid end to end: what can be asked of them
 allowed.py     which of them a question may find

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.arrays import load_array
 from semsearch.durable import FileRecord
 from semsearch.encoders.model import EncoderSpec
 from semsearch.errors import SemsearchError
-from semsearch.generation.arrays import load_array
 from semsearch.generation.folder import MERGED, SEQS, IndexFolder
 from semsearch.generation.generation import Generation
 from semsearch.generation.segment import Segment

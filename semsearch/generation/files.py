@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.arrays import write_array
 from semsearch.columns import write_columns
 from semsearch.durable import CheckedWriter, FileRecord, digest_differs, sync_file
 from semsearch.errors import GenerationDamageError, SemsearchError
-from semsearch.generation.arrays import write_array
 from semsearch.generation.drafts import Draft, SegmentDraft
 from semsearch.generation.folder import CODES, COLUMNS, LEXICAL, LISTS, SEQS, TOMBSTONES, TRAITS, VECTORS, WORKS
 from semsearch.generation.generation import Generation

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
+from semsearch.arrays import load_array
 from semsearch.durable import FileRecord, digest_differs, exclusive_lock, size_differs, sync_folder
 from semsearch.encoders.model import EncoderSpec
 from semsearch.errors import GenerationDamageError, IndexBusyError, NoGenerationError, OldFormatError, SemsearchError
-from semsearch.generation.arrays import load_array
 from semsearch.generation.canaries import check_canary
 from semsearch.generation.folder import (
     LEXICAL,

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.arrays import load_array
 from semsearch.columns import Columns
 from semsearch.errors import GenerationDamageError
-from semsearch.generation.arrays import load_array
 from semsearch.generation.folder import CODES, COLUMNS, LISTS, SEQS, TRAITS, VECTORS
 from semsearch.manifest import SegmentRecord
 from semsearch.traits import read_traits

@@ -5,16 +5,15 @@ these say of an inner product is off by a known little, so those rows that could
 only their vectors have to be read. A segment of millions is searched without its vectors in memory.
 """
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.arrays import array_header, load_array
 from semsearch.vectors.flat import Flat
 
 _LARGEST = 127
@@ -26,8 +25,6 @@ _BLOCK_ROWS = 1_024  # what fits the cache of a core as float32
 _WORTH_THREADS = 16  # blocks: what waits for memory that is nowhere near, two threads do in half of the time
 _THREADS = faiss.omp_get_max_threads()
 _WRITTEN_ROWS = 65_536
-_ONE_HEADER_AT_A_TIME = threading.Lock()
-"""numpy reads an array's header by way of `ast`, which in Python 3.11.7 and older fails in two threads at once."""
 
 
 def _record(dimension: int) -> np.dtype[np.void]:
@@ -36,11 +33,8 @@ def _record(dimension: int) -> np.dtype[np.void]:
 
 def write_codes(flat: Flat, write: Callable[[bytes], int]) -> None:
     """Give the codes of these rows to `write`, piece by piece: an array in numpy's own format."""
-    header = BytesIO()
     record = _record(flat.dimension)
-    described = {"descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": (flat.rows,)}
-    np.lib.format.write_array_header_1_0(header, described)
-    write(header.getvalue())
+    write(array_header(record, flat.rows))
     for start in range(0, flat.rows, _WRITTEN_ROWS):
         vectors = flat.matrix[start : start + _WRITTEN_ROWS]
         codes = np.empty(len(vectors), dtype=record)
@@ -57,8 +51,7 @@ class Codes:
 
         :raises ValueError: if it holds no codes of vectors of this dimension.
         """
-        with _ONE_HEADER_AT_A_TIME:
-            mapped = np.load(path, "r", allow_pickle=False)
+        mapped = load_array(path, "r")
         if mapped.dtype != _record(dimension) or mapped.ndim != 1:
             raise ValueError(f"{path} holds {mapped.dtype}, not codes of {dimension} numbers")
         self.rows = len(mapped)

@@ -3,7 +3,6 @@
 Every vector is stored as it is, so what comes back is exact, and rows found otherwise are scored by it again.
 """
 
-import errno
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from semsearch.errors import GenerationDamageError
 from semsearch.vectors.opening import opened, vectors_of
 from semsearch.vectors.selection import Selection
 
@@ -88,7 +88,7 @@ class Flat:
         They stand in the file behind a header of any length, so numpy would gather them number by number, or copy all
         of them first; as items they are copied row by row.
 
-        :raises OSError: if the file cannot be read any more.
+        :raises GenerationDamageError: if the file cannot be read any more.
         """
         if len(rows) <= _MOST_READ:
             return self._read(rows)
@@ -96,9 +96,13 @@ class Flat:
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         size = 4 * self.dimension
-        found = bytearray().join([os.pread(self._file, size, self._header_bytes + size * row) for row in rows.tolist()])
+        places = [self._header_bytes + size * row for row in rows.tolist()]
+        try:
+            found = bytearray().join([os.pread(self._file, size, place) for place in places])
+        except OSError as error:
+            raise GenerationDamageError(f"{self._path} cannot be read any more: {error}") from error
         if len(found) != size * len(rows):
-            raise OSError(errno.EIO, "it has been cut since it was opened", str(self._path))
+            raise GenerationDamageError(f"{self._path} has been cut since it was opened")
         return np.frombuffer(found, dtype="<f4").reshape(len(rows), self.dimension)
 
     def squared_lengths(self) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ NEAREST_ROWS = 1_200
 more rows than a ranking wants to know; between 600 and 2,400 it makes no difference."""
 _NEAREST_OF_FEW = 400
 """The same where so few rows are allowed that each is compared by its code, so no estimate misses any. Of a million
-papers, within 1 and 5 %, it costs up to 0.003 of the ten nearest, and spares a third of the time."""
+papers, within 1 and 5 %, it costs up to 0.003 of the ten nearest, and spares a quarter of the time."""
 _MOST_ALLOWED = 0.5
 """Where a larger part of the rows is allowed, lists are chosen as if all were."""
 _FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 8

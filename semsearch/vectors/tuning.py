@@ -24,7 +24,8 @@ papers, half remembered titles need 0.19 and everyday questions 0.20, where thes
 _MORE, _MOST_STEPS, _WORTH_A_STEP = 0.01, 10, 0.001
 _TIE = 1e-5  # well over the error of a float32 inner product of unit vectors
 
-Vectors = NDArray[np.float32]
+Matrix = NDArray[np.float32]
+Scores = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
@@ -62,7 +63,7 @@ def tuned(flat: Flat, lists: Lists) -> Probing:
     return Probing(margin, round(recall_of(margin, held_out), 4))
 
 
-def _needed(lists: Lists, questions: Vectors, nearest: list[tuple[Vectors, Rows]]) -> float:
+def _needed(lists: Lists, questions: Matrix, nearest: list[tuple[Scores, Rows]]) -> float:
     """Return the margin within which enough of these rows stand in lists that are looked through."""
     margins = []
     for question, (_, rows) in zip(questions, nearest, strict=True):
@@ -71,7 +72,7 @@ def _needed(lists: Lists, questions: Vectors, nearest: list[tuple[Vectors, Rows]
     return float(np.quantile(np.concatenate(margins), _RECALL, method="higher"))
 
 
-def _questions(flat: Flat, generator: np.random.Generator) -> tuple[Vectors, Rows]:
+def _questions(flat: Flat, generator: np.random.Generator) -> tuple[Matrix, Rows]:
     """Return papers and middles of three papers in turns of two, and the row that each is itself, -1 for none."""
     rows = generator.integers(0, flat.rows, (4, 2 * _QUESTIONS))
     papers, *others = (flat.matrix[some] for some in rows)
@@ -82,14 +83,14 @@ def _questions(flat: Flat, generator: np.random.Generator) -> tuple[Vectors, Row
     return pairs.reshape(-1, flat.dimension), itself.reshape(-1)
 
 
-def _nearest(flat: Flat, questions: Vectors, itself: Rows) -> list[tuple[Vectors, Rows]]:
+def _nearest(flat: Flat, questions: Matrix, itself: Rows) -> list[tuple[Scores, Rows]]:
     """Return the scores and rows of the ten nearest to each question, itself not among them."""
     scores, rows = flat.nearest(questions, _DEPTH + 1)
     others = (rows >= 0) & (rows != itself[:, None])
     return [(of[one][:_DEPTH], found[one][:_DEPTH]) for of, found, one in zip(scores, rows, others, strict=True)]
 
 
-def _found(flat: Flat, lists: Lists, questions: Vectors, itself: Rows, margin: float) -> list[Vectors]:
+def _found(flat: Flat, lists: Lists, questions: Matrix, itself: Rows, margin: float) -> list[Scores]:
     """Return the scores of the ten best rows that are found, itself not among them."""
     found = []
     for question, own in zip(questions, itself, strict=True):
@@ -99,7 +100,7 @@ def _found(flat: Flat, lists: Lists, questions: Vectors, itself: Rows, margin: f
     return found
 
 
-def _recall(found: list[Vectors], nearest: list[tuple[Vectors, Rows]]) -> float:
+def _recall(found: list[Scores], nearest: list[tuple[Scores, Rows]]) -> float:
     """Return which part of the nearest is found; of rows that are equally near, one is as good as another."""
     met = sum(np.count_nonzero(some >= true[-1] - _TIE) for some, (true, _) in zip(found, nearest, strict=True))
     return float(met / sum(len(true) for true, _ in nearest))
