@@ -105,6 +105,19 @@ def test_so_many_lists_are_looked_through_that_k_rows_are_found(paths: Paths) ->
         assert len(Lists(paths[1]).candidates(query, 9_000, -1.0)) == 9_000
 
 
+def test_candidates_far_below_the_best_are_left_out_and_hold_none_of_the_nearest(
+    paths: Paths, matrix: NDArray[np.float32]
+) -> None:
+    lists, queries, left = Lists(paths[1]), matrix[::100], 0
+    for query in queries:
+        many, few = lists.candidates(query, 256, 0.3), lists.candidates(query, 10, 0.3)
+        nearest = many[np.argsort(-(matrix[many] @ query))][:10]
+        assert np.isin(few, many).all()
+        assert np.isin(nearest, few).sum() >= 9
+        left += len(few)
+    assert left < 200 * len(queries)
+
+
 def test_what_was_tuned_keeps_its_promise(
     paths: Paths, vectors: Vectors, matrix: NDArray[np.float32], probing: Probing
 ) -> None:

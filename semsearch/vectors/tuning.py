@@ -68,7 +68,7 @@ def _needed(lists: Lists, questions: Matrix, nearest: list[tuple[Scores, Rows]])
     margins = []
     for question, (_, rows) in zip(questions, nearest, strict=True):
         cosines = lists.cosines(question)
-        margins.append(near(cosines, lists.sizes, NEAREST_ROWS, _MORE) - cosines[lists.list_of_row[rows]])
+        margins.append(near(cosines, lists.sizes, NEAREST_ROWS) - cosines[lists.list_of_row[rows]])
     return float(np.quantile(np.concatenate(margins), _RECALL, method="higher"))
 
 
