@@ -38,10 +38,10 @@ _FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 256, 8
 """So many of the best estimates hold the ten best rows, as nearly as four times as many do; more of more rows,
 of which more are nearly as near."""
 _CLEARLY_WORSE = 3 * 0.38
-"""Through the square root of the dimension, how much lower an estimate than the k-th best is not among the k best rows.
-Two bits for each number let the estimates of unit vectors err with a standard deviation of 0.38 through that root (0.019
-with 384 numbers). Three of them lost none of the ten nearest of 640 questions that the candidates held, and leave 80 to
-120 of 256."""
+"""Through the square root of the dimension: by how much more an estimate is below the k-th best if its row is none of
+the k best. Two bits for each number let estimates of unit vectors err with a standard deviation of 0.38 through that
+root (0.019 with 384 numbers). Three of them lost none of the ten nearest of 640 questions that the candidates held,
+and leave 80 to 120 of 256."""
 _BITS = 4
 _SPARSE = 1 / 16
 """Where fewer rows are allowed, they are fewer than what estimates are made for to find them."""
