@@ -147,7 +147,8 @@ class Lists:
         asked, numbers, of_lists, found_scores, found = (faiss.swig_ptr(array) for array in (*inputs, scores, rows))
         faiss.omp_set_num_threads(1)  # of this Python thread; requests that come at once have threads of their own
         self._index.search_preassigned_c(1, asked, wanted, numbers, of_lists, found_scores, found, False, parameters)
-        return rows[(rows >= 0) & (scores >= scores[k - 1] - self._clearly_worse)]
+        near_the_best: NDArray[np.int64] = rows[(rows >= 0) & (scores >= scores[k - 1] - self._clearly_worse)]
+        return near_the_best
 
 
 def within(
