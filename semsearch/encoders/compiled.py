@@ -58,6 +58,7 @@ class CompiledEncoder:
             "INFERENCE_PRECISION_HINT": self.precision,
             "INFERENCE_NUM_THREADS": self._threads,
             "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
+            "ENABLE_CPU_PINNING": False,  # each process would choose the same cores, and wait there for the others
         }
         try:
             return openvino.Core().compile_model(self._network, "CPU", settings)
