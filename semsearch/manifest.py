@@ -18,7 +18,7 @@ from semsearch.vectors import RECIPE as VECTORS_RECIPE
 from semsearch.vectors import Probing
 from semsearch.works import RECIPE as WORKS_RECIPE
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 
 @dataclass(frozen=True, slots=True)

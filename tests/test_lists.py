@@ -71,19 +71,24 @@ def looked_through_for(lists: Lists, query: NDArray[np.float32], margin: float) 
     return len(within(lists.cosines(query), lists.sizes, margin, 10, NEAREST_ROWS))
 
 
+def nearest_centroids(lists: Lists, matrix: NDArray[np.float32]) -> NDArray[np.int64]:
+    nearest: NDArray[np.int64] = np.argmax([lists.cosines(row) for row in matrix], axis=1)
+    return nearest
+
+
 def test_every_row_is_in_the_list_of_its_nearest_centroid(paths: Paths, matrix: NDArray[np.float32]) -> None:
     lists = Lists(paths[1])
     assert (lists.rows, lists.count) == (ROWS, 219)
-    np.testing.assert_array_equal(lists.list_of_row, np.argmax(matrix @ lists.centroids.T, axis=1))
+    np.testing.assert_array_equal(lists.list_of_row, nearest_centroids(lists, matrix))
 
 
 def test_lists_within_the_margin_of_the_nearest_rows_are_looked_through(
     paths: Paths, matrix: NDArray[np.float32]
 ) -> None:
     lists = Lists(paths[1])
-    list_of_row = np.argmax(matrix @ lists.centroids.T, axis=1)
+    list_of_row = nearest_centroids(lists, matrix)
     for query in unit_rows(np.random.default_rng(1), 5, DIMENSION):
-        cosines = lists.centroids @ query
+        cosines = lists.cosines(query)
         of_rows = np.sort(cosines[list_of_row])[::-1]  # of the centroid of each row, the nearest first
         for margin in (0.0, 0.2, 0.4):
             within = np.flatnonzero(cosines[list_of_row] >= of_rows[:1_200].mean() - margin)
@@ -92,8 +97,7 @@ def test_lists_within_the_margin_of_the_nearest_rows_are_looked_through(
 
 def test_what_the_nearest_rows_are_depends_on_what_is_allowed(paths: Paths, matrix: NDArray[np.float32]) -> None:
     lists, (query,) = Lists(paths[1]), unit_rows(np.random.default_rng(6), 1, DIMENSION)
-    cosines = lists.centroids @ query
-    of_row = cosines[np.argmax(matrix @ lists.centroids.T, axis=1)]
+    of_row = lists.cosines(query)[nearest_centroids(lists, matrix)]
     allowed = of_row < np.median(of_row)
     nearest = np.sort(of_row[allowed])[::-1][:1_200]
     within = np.flatnonzero(allowed & (of_row >= nearest.mean() - 0.05))
@@ -116,6 +120,22 @@ def test_candidates_far_below_the_best_are_left_out_and_hold_none_of_the_nearest
         assert np.isin(nearest, few).sum() >= 9
         left += len(few)
     assert left < 200 * len(queries)
+
+
+def test_of_rows_that_lie_in_few_dimensions_lists_keep_these(tmp_path: Path, matrix: NDArray[np.float32]) -> None:
+    rng = np.random.default_rng(8)
+    axes, _ = np.linalg.qr(rng.standard_normal((3 * DIMENSION, DIMENSION)))
+    wide = matrix @ axes.T + 0.005 * rng.standard_normal((ROWS, 3 * DIMENSION))
+    wide = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+    paths = written_with_lists(tmp_path, wide)
+    assert paths[1].stat().st_size < ROWS * (3 * DIMENSION / 4 + 8), (
+        "a number of a row takes two bits, its own eight bytes"
+    )
+    probing = tuned(Flat(paths[0]), Lists(paths[1]))
+    assert probing.recall_at_10 >= 0.98
+    queries = wide[::60]
+    _, rows = Vectors(*paths, probing).nearest(queries, 10)
+    assert recall(rows, true_rows(wide, queries, 10)) >= 0.98
 
 
 def test_what_was_tuned_keeps_its_promise(

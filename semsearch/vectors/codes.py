@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.arrays import array_header, load_array
-from semsearch.vectors.flat import Flat
+from semsearch.vectors.flat import Flat, inner_products
 
 _LARGEST = 127
 _DEVIATIONS = 4.0
@@ -72,14 +72,11 @@ class Codes:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return nearly the inner products of a unit vector and these rows, and how far off they may be; both (n,)."""
         scores, scales = np.empty(len(rows), dtype=np.float32), np.empty(len(rows), dtype=np.float32)
-        query = np.ascontiguousarray(query)
 
         def estimate(block: slice) -> None:
             records = np.take(self._records, rows[block]).view(self._dtype)
-            vectors = records["codes"].astype(np.float32)
+            scores[block] = inner_products(records["codes"].astype(np.float32), query)
             scales[block] = records["scale"]
-            arrays = (faiss.swig_ptr(array) for array in (scores[block], query, vectors))
-            faiss.fvec_inner_products_ny(*arrays, len(query), len(vectors))  # type: ignore[attr-defined]
 
         blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(rows), _BLOCK_ROWS)]
         if len(blocks) < _WORTH_THREADS or _THREADS == 1:

@@ -113,13 +113,10 @@ class Flat:
 
     def scores_of(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner products of the query, of shape (dimension,), and these rows, shape (n,)."""
+        if len(rows) <= _MOST_READ:
+            return inner_products(self._read(rows), query)
         scores = np.empty(len(rows), dtype=np.float32)
         rows, query = np.ascontiguousarray(rows), np.ascontiguousarray(query)
-        if len(rows) <= _MOST_READ:
-            vectors = self._read(rows)
-            arrays = (faiss.swig_ptr(array) for array in (scores, query, vectors))
-            faiss.fvec_inner_products_ny(*arrays, self.dimension, len(rows))  # type: ignore[attr-defined]
-            return scores
         arrays = (faiss.swig_ptr(array) for array in (scores, query, self.matrix, rows))
         faiss.fvec_inner_products_by_idx(*arrays, self.dimension, 1, len(rows))  # type: ignore[attr-defined]
         return scores
@@ -139,6 +136,15 @@ class Flat:
         scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=parameters)
         scores[rows < 0] = -np.inf
         return scores, rows
+
+
+def inner_products(matrix: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the inner products of a query, of shape (dimension,), and rows, shape (n, dimension), on one thread."""
+    query, matrix = np.ascontiguousarray(query), np.ascontiguousarray(matrix)
+    products = np.empty(len(matrix), dtype=np.float32)
+    arrays = (faiss.swig_ptr(array) for array in (products, query, matrix))
+    faiss.fvec_inner_products_ny(*arrays, matrix.shape[1], len(matrix))  # type: ignore[attr-defined]
+    return products
 
 
 def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
