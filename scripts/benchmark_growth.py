@@ -41,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.index.parent) as folder:
         copy = Path(folder) / "index"
         backup(IndexFolder(options.index), copy)
-        keep("growth", measured(copy, options.papers, options.rounds), [])
+        result = measured(copy, options.papers, options.rounds)
+    keep(f"growth-{result['papers']}", result, [])
 
 
 def measured(index: Path, count: int, rounds: int) -> dict[str, Any]:
