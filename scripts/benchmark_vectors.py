@@ -5,7 +5,8 @@ scripts/benchmark_vectors.py FOLDER --sizes 10000 100000 1000000
 
 The vectors are those of the index in FOLDER, and more made from them (scripts/recombined.py). How true these are shows
 when half of the real ones are grown to as many as all: `made_like_real` has both. Questions are papers that are kept
-out, titles, and everyday questions, which nothing is near to. One is asked at a time, of one thread.
+out, titles, and everyday questions, which nothing is near to. One is asked at a time, of one thread, in a new process
+for each size, as a service is one: what an index was made in has its memory in pieces.
 
 The graphs are HNSW with 32 links over numbers of 8 bits, whose best 32 are scored by their float32 vectors, and
 hnswlib's over float32 vectors, where `pip install hnswlib` was done; where not, that is what the result says of it.
@@ -44,6 +45,7 @@ _BLOCK = 50_000
 _LINKS, _CODES, _RESCORED, _RECALL = 32, "SQ8", 32, 0.99
 _GRAPH_EFFORTS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024)
 _RESIDENT_QUESTIONS = 10_000
+_ASKED, _PROBING = "questions.npz", "probing.json"
 
 
 def main() -> None:
@@ -54,9 +56,13 @@ def main() -> None:
     arguments.add_argument("--graph-up-to", type=int, default=0, metavar="ROWS", help="also make graphs so large")
     arguments.add_argument("--making-effort", type=int, default=40, help="efConstruction of these graphs")
     arguments.add_argument("--resident", choices=["flat", "lists"], help=argparse.SUPPRESS)
+    arguments.add_argument("--asked", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.resident:
         print(json.dumps(_resident_after_questions(options.index, options.resident)))
+        return
+    if options.asked:
+        print(json.dumps(answered(options.index)))
         return
     with Searcher.open(options.index) as searcher:
         facts = index_facts(searcher.generation)
@@ -141,7 +147,7 @@ def _written(blocks: Iterable[Matrix], rows: int, folder: Path) -> tuple[Vectors
         write_codes(Flat(flat), file.write)
     with stopwatch() as tuning:
         probing = tuned(Flat(flat), Lists(lists))
-    (folder / "probing.json").write_text(json.dumps(asdict(probing)))
+    (folder / _PROBING).write_text(json.dumps(asdict(probing)))
     facts = {
         "lists": Lists(lists).count,
         "making_seconds": round(making.seconds, 1),
@@ -165,33 +171,48 @@ def _blocks(flat: Flat) -> Iterator[Matrix]:
 def measured(grown: Grown, rows: int, questions: dict[str, Matrix], folder: Path) -> dict[str, Any]:
     """Return what it takes to find the nearest of so many vectors, and what is found."""
     print(f"{rows:,} vectors", file=sys.stderr)
-    vectors, facts = _written(grown.blocks(rows), rows, folder)
-    exact = {kind: vectors.nearest(asked, _WINDOW, exact=True) for kind, asked in questions.items()}
-    asked = questions["papers"]
-    result: dict[str, Any] = {
-        "rows": rows,
-        "mean_cosine_of_neighbour": {kind: _by_place(scores) for kind, (scores, _) in exact.items()},
-        "flat": {
-            "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH, exact=True), asked[:50])
-        },
-        "lists": facts,
-    }
+    _, facts = _written(grown.blocks(rows), rows, folder)
+    np.savez(folder / _ASKED, **questions)  # type: ignore[arg-type]
+    result: dict[str, Any] = {"rows": rows, **_in_a_process(folder, "--asked")}
+    result["lists"] = facts | result["lists"]
     if rows <= _MOST_IN_MEMORY:
         memory = np.concatenate(list(_blocks(Flat(folder / "vectors.faiss"))))
-        scan = _milliseconds(lambda query: np.argpartition(-(memory @ query), _DEPTH), asked[:50])
+        scan = _milliseconds(lambda query: np.argpartition(-(memory @ query), _DEPTH), questions["papers"][:50])
         result["numpy"] = {"milliseconds": scan}
-    for kind, some in questions.items():
-        true = exact[kind][1]
-        result["lists"][kind] = {
-            "recall_at_10": _recall(vectors.nearest(some, _DEPTH)[1], true[:, :_DEPTH]),
-            "recall_at_100": _recall(vectors.nearest(some, _WINDOW)[1][:, :100], true[:, :100]),
-            "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH), some[:_TIMED]),
-            "milliseconds_window": _milliseconds(lambda query: vectors.nearest(query[None, :], _WINDOW), some[:_TIMED]),
-            "within": _within(vectors, some),
-        }
     result["times_flat"] = round(result["flat"]["milliseconds"] / result["lists"]["papers"]["milliseconds"], 1)
-    result["resident_bytes_per_vector"] = {way: _resident(folder, way, rows) for way in ("flat", "lists")}
-    return result
+    resident = {way: round(_in_a_process(folder, "--resident", way) / rows, 1) for way in ("flat", "lists")}
+    return result | {"resident_bytes_per_vector": resident}
+
+
+def _in_a_process(folder: Path, *arguments: str) -> Any:
+    command = [sys.executable, __file__, str(folder), *arguments]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def answered(folder: Path) -> dict[str, Any]:
+    """Return what is found of the vectors in this folder by looking at all and by lists, and how long that takes."""
+    vectors = _opened(folder)
+    with np.load(folder / _ASKED) as questions:
+        papers = questions["papers"][:50]
+        exact = {kind: vectors.nearest(some, _WINDOW, exact=True) for kind, some in questions.items()}
+        flat = _milliseconds(
+            lambda query: vectors.nearest(query[None, :], _DEPTH, exact=True), questions["papers"][:50]
+        )
+        return {
+            "mean_cosine_of_neighbour": {kind: _by_place(scores) for kind, (scores, _) in exact.items()},
+            "flat": {"milliseconds": flat},
+            "lists": {kind: _by_lists(vectors, some, exact[kind][1]) for kind, some in questions.items()},
+        }
+
+
+def _by_lists(vectors: Vectors, some: Matrix, true: Rows) -> dict[str, Any]:
+    return {
+        "recall_at_10": _recall(vectors.nearest(some, _DEPTH)[1], true[:, :_DEPTH]),
+        "recall_at_100": _recall(vectors.nearest(some, _WINDOW)[1][:, :100], true[:, :100]),
+        "milliseconds": _milliseconds(lambda query: vectors.nearest(query[None, :], _DEPTH), some[:_TIMED]),
+        "milliseconds_window": _milliseconds(lambda query: vectors.nearest(query[None, :], _WINDOW), some[:_TIMED]),
+        "within": _within(vectors, some),
+    }
 
 
 def _within(vectors: Vectors, asked: Matrix) -> list[dict[str, float]]:
@@ -318,22 +339,18 @@ def _recall(found: Rows, true: Rows) -> float:
     return round(float(np.mean(met)), 4)
 
 
-def _resident(folder: Path, way: str, rows: int) -> float:
-    """Return how much more memory a new process holds after 10,000 questions, mapped pages among it, in bytes a row."""
-    command = [sys.executable, __file__, str(folder), "--resident", way]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return round(int(done.stdout) / rows, 1)
+def _opened(folder: Path) -> Vectors:
+    return Vectors(*_paths(folder), Probing(**json.loads((folder / _PROBING).read_text())))
 
 
 def _resident_after_questions(folder: Path, way: str) -> int:
-    flat, lists, codes = _paths(folder)
+    """Return how much more memory this process holds after 10,000 questions, mapped pages among it."""
     generator = np.random.default_rng(2)
     before = resident_bytes()
     if way == "flat":
-        vectors, questions = Vectors(flat), 20  # each touches all
+        vectors, questions = Vectors(_paths(folder)[0]), 20  # each touches all
     else:
-        probing = Probing(**json.loads((folder / "probing.json").read_text()))
-        vectors, questions = Vectors(flat, lists, codes, probing), _RESIDENT_QUESTIONS
+        vectors, questions = _opened(folder), _RESIDENT_QUESTIONS
     for row in generator.integers(0, vectors.rows, questions):
         vectors.nearest(vectors.at(np.array([row])), _DEPTH)
     return resident_bytes() - before
