@@ -172,7 +172,7 @@ def measured(grown: Grown, rows: int, questions: dict[str, Matrix], folder: Path
     """Return what it takes to find the nearest of so many vectors, and what is found."""
     print(f"{rows:,} vectors", file=sys.stderr)
     _, facts = _written(grown.blocks(rows), rows, folder)
-    np.savez(folder / _ASKED, **questions)  # type: ignore[arg-type]
+    np.savez(folder / _ASKED, **questions)  # type: ignore[arg-type]  # taken for its other arguments
     result: dict[str, Any] = {"rows": rows, **_in_a_process(folder, "--asked")}
     result["lists"] = facts | result["lists"]
     if rows <= _MOST_IN_MEMORY:

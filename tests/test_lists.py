@@ -109,7 +109,7 @@ def test_so_many_lists_are_looked_through_that_k_rows_are_found(paths: Paths) ->
         assert len(Lists(paths[1]).candidates(query, 9_000, -1.0)) == 9_000
 
 
-def test_candidates_far_below_the_best_are_left_out_and_hold_none_of_the_nearest(
+def test_candidates_far_below_the_best_are_left_out_and_hold_hardly_any_of_the_nearest(
     paths: Paths, matrix: NDArray[np.float32]
 ) -> None:
     lists, queries, left = Lists(paths[1]), matrix[::100], 0
