@@ -167,3 +167,32 @@ def test_a_file_that_is_cut_while_it_is_open_is_called_damage(path: Path) -> Non
         file.truncate(path.stat().st_size - 1)
     with pytest.raises(GenerationDamageError, match="has been cut since it was opened"):
         vectors.at(np.array([0, ROWS - 1]))
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 1_000])
+def test_the_lengths_of_all_vectors_in_blocks_of_any_number(tmp_path: Path, rows: int) -> None:
+    matrix = np.random.default_rng(5).standard_normal((rows, DIMENSION)).astype(np.float32)
+    path = tmp_path / "vectors.faiss"
+    with path.open("wb") as file:
+        write_vectors([matrix], rows, DIMENSION, file.write)
+    expected = (matrix.astype(np.float64) ** 2).sum(axis=1)
+    np.testing.assert_allclose(Vectors(path).squared_lengths(), expected, rtol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux alone tells what is resident of a mapping")
+def test_looking_at_the_length_of_every_vector_leaves_none_in_memory(tmp_path: Path) -> None:
+    matrix, path = unit_rows(np.random.default_rng(6), 20_000, DIMENSION), tmp_path / "vectors.faiss"
+    with path.open("wb") as file:
+        write_vectors([matrix], len(matrix), DIMENSION, file.write)
+    vectors = Vectors(path)
+    vectors.squared_lengths()
+    assert resident_of(path) < matrix.nbytes / 10
+    vectors.nearest(matrix[:1], 10, exact=True)
+    assert resident_of(path) >= matrix.nbytes, "or nothing is measured here"
+
+
+def resident_of(path: Path) -> int:
+    """Return how many bytes of this file are resident in this process."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    mapped = [next(line for line in lines if line.startswith("Rss:")) for line in lines if line.endswith(str(path))]
+    return sum(1_024 * int(line.split()[1]) for line in mapped)
