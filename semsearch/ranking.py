@@ -7,7 +7,7 @@ one paper is better than the next. The ten best so found then move the query's v
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,28 @@ class Ranking:
     lexical_ranks: Rows | None
     settled: int
 
+    def followed_by(self, wider: "Ranking") -> "Ranking":
+        """Return these candidates and, behind them, those that only a wider window holds: whatever stands here stays.
+
+        Both must be settled as a whole.
+        """
+        new = ~np.isin(wider.rows, self.rows)
+
+        def joined(mine: NDArray[Any] | None, others: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if mine is None or others is None else np.concatenate([mine, others[new]])
+
+        rows = np.concatenate([self.rows, wider.rows[new]])
+        return Ranking(
+            rows=rows,
+            scores=np.concatenate([self.scores, wider.scores[new]]),
+            best=self.best,
+            cosines=joined(self.cosines, wider.cosines),
+            bm25=joined(self.bm25, wider.bm25),
+            dense_ranks=joined(self.dense_ranks, wider.dense_ranks),
+            lexical_ranks=joined(self.lexical_ranks, wider.lexical_ranks),
+            settled=len(rows),
+        )
+
 
 class Ranker:
     """Ranks one generation's rows for one question."""
@@ -172,7 +194,7 @@ class Ranker:
         terms = set(analyse(self._query.text))
         if len(terms) <= _TITLE_TERMS:
             best = np.argsort(-scores, kind="stable")[:_TITLE_CANDIDATES]
-            lengths = self._generation.title_words_at(rows[best])
+            lengths = self._generation.title_words_at(rows[best]).astype(np.int64)  # a byte would overflow
             held = self._generation.lexical.in_titles(terms, self._generation.seqs_at(rows[best]))
             dice = 2 * held / np.maximum(lengths + len(terms), 1)
             title[best] = np.maximum(title[best], _NEAR_TITLE_SCORE * np.maximum(dice - _NEAR_TITLE, 0))

@@ -398,22 +398,27 @@ class Searcher:
         """Return the ranking, the places in it that are shown, and whether it holds all that could be found.
 
         The window is the same for all pages, because it decides what is joined; where meaning alone is asked, its order
-        is the same in every window, and one is taken that holds the page. It only grows where so much is folded that
-        the page would come out short; before that, all of it is settled.
+        is the same in every window up to that, and one is taken that holds the page. Where so much is folded that the
+        page would come out short, all of it is settled, and then it grows: what comes new with that stands behind the
+        rest, so that pages before this one are no other.
         """
         wanted = page.offset + page.limit
         settled = None if ranker.mode == "dense" else 2 * wanted
         window = min(max(2 * wanted, _FIRST_WINDOW), MAX_WINDOW) if ranker.mode == "dense" else MAX_WINDOW
+        ranking = widest = ranker.ranked(window, places=settled)
         while True:
-            ranking = ranker.ranked(window, places=settled)
             rows = ranking.rows[: ranking.settled]
             collapsed = page.collapse == "work"
             places = self.generation.works.best_of_each(rows).tolist() if collapsed else range(len(rows))
-            complete = len(ranking.rows) < window
+            complete = len(widest.rows) < window
             if len(places) >= wanted or (complete and len(rows) == len(ranking.rows)):
                 return ranking, places, complete
-            window = window if settled else 2 * window
-            settled = None
+            if len(rows) < len(ranking.rows):
+                ranking = widest = ranker.ranked(window)
+            else:
+                window = min(2 * window, MAX_WINDOW) if window < MAX_WINDOW else 2 * window
+                widest = ranker.ranked(window)
+                ranking = ranking.followed_by(widest)
 
     def _counted(self, allowed: Allowed | None, page: Page) -> NDArray[np.bool_]:
         """Return the rows that totals and facets count: of each work, if works are folded, its first."""

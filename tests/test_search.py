@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import faiss
@@ -342,6 +343,16 @@ def test_a_title_half_remembered_finds_its_paper_first(titled: Searcher) -> None
     assert all(hit.score < 1 for hit in plain.hits), "half of a title is a question like any other"
 
 
+def test_a_title_of_hundreds_of_words_is_nearly_no_question(
+    index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder
+) -> None:
+    asked = "snow and ice and winter birds in the far north of the old town"
+    title = " ".join([*(f"{chr(97 + n // 26)}{chr(97 + n % 26)}o" for n in range(247)), "in", "the", "of"])
+    index_papers([*TITLED, make_paper(99, title=title)])
+    with open_searcher(tmp_path / "index", fake_encoder) as opened:
+        assert ids(opened.search(asked, Page(40)))[-1] == "p99"
+
+
 def test_titles_raise_no_score_of_a_single_leg(titled: Searcher) -> None:
     dense = titled.search("Snow and ice", Page(10, collapse="none"), "dense")
     assert scored(dense) == oracle(titled, "Snow and ice")[:10]
@@ -625,6 +636,35 @@ def works(tmp_path_factory: pytest.TempPathFactory, fake_encoder: FakeEncoder) -
     with open_searcher(folder / "index", fake_encoder) as opened:
         assert opened.search("dust").total == len(WORKS)
         yield opened
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pages_fit_each_other_however_much_is_folded(
+    index_papers: Index, tmp_path: Path, fake_encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    """Of the 60 candidates of a window only some twenty works are left, so a page far behind needs a wider one."""
+    monkeypatch.setattr("semsearch.search.MAX_WINDOW", 60)
+    random, words = Random(5), [f"word{number}" for number in range(40)]
+    index_papers(
+        [
+            make_paper(
+                number,
+                " ".join(random.choices(words, k=12)),
+                paper_id=f"{kind}-{number}",
+                title=f"What {number} years of {words[number % 40]} tell",
+                authors=("Mina Berg",),
+            )
+            for number in range(70)
+            for kind in ("preprint", "talk", "article")
+        ]
+    )
+    with open_searcher(tmp_path / "index", fake_encoder) as opened:
+        for query in ("word1 word2 word3", "word7 and word9"):
+            at_once = scored(opened.search(query, Page(60), mode))
+            pages = [scored(opened.search(query, Page(6, start), mode)) for start in range(0, 60, 6)]
+            assert [hit for page in pages for hit in page] == at_once
+            numbers = [name.rpartition("-")[2] for _, name in at_once]
+            assert len(numbers) == len(set(numbers)) > 30
 
 
 @given(
