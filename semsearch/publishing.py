@@ -161,7 +161,7 @@ def _weak_below(
             return known
         try:
             return measured(library, generation, encoder)
-        except EncoderError as error:  # papers that are encoded must come through without it
+        except (EncoderError, LibraryDamageError) as error:  # papers that are encoded must come through without it
             logger.warning("which answers are weak is not measured anew, but next time: %s", error)
             return known
 

@@ -1119,3 +1119,17 @@ def test_numbers_of_quarantined_generations_are_not_given_again(folder: IndexFol
         library.delete(["p30"])
         assert publish_pending(folder, library, SPEC).manifest.generation == 1_000_001
     assert open_current(folder).manifest.generation == 1_000_001
+
+
+def test_a_system_that_gives_no_thread_says_nothing_of_the_files(
+    folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(opening, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(SemsearchError, match="cannot be opened now: can't start new thread") as caught:
+        open_current(folder, publishing=True)
+    assert not isinstance(caught.value, GenerationDamageError)
+    assert not folder.quarantine.exists()

@@ -1,6 +1,7 @@
 """Segments that are searched by way of lists: written, linked, merged, opened, found damaged; here from 300 rows on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,17 @@ def test_lists_of_other_rows_are_refused(shelf: Shelf, monkeypatch: pytest.Monke
     monkeypatch.setattr(Lists, "__init__", fewer)
     with pytest.raises(GenerationDamageError, match=r"lists\.faiss and .* are not of 600 rows"):
         open_generation(shelf.folder, number)
+
+
+def test_canaries_that_lists_no_longer_answer_are_made_anew(shelf: Shelf) -> None:
+    """As it may be where rows have died, and other lists are looked through; here it is the answer that is another."""
+    first = shelf.publish()
+    canary, *others = first.manifest.canaries
+    far = [seq for seq in range(1, 601) if seq not in canary.seqs][:3]
+    answer = replace(canary, seqs=(*far, *canary.seqs[3:]))
+    first.manifest = replace(first.manifest, canaries=(answer, *others))
+    shelf.add([make_paper(600)])
+    second = publish_pending(shelf.folder, shelf.library, SPEC, parent=first)
+    assert len(second.segments) == 2
+    assert far[0] not in second.manifest.canaries[0].seqs
+    assert open_current(shelf.folder).name == second.name

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from semsearch import weakness
 from semsearch.encoders import Encoder, EncoderSpec, ModelFolder
-from semsearch.errors import EncoderError
+from semsearch.errors import EncoderError, LibraryDamageError
 from semsearch.filters import parse_filter
 from semsearch.generation import IndexFolder, open_current
 from semsearch.lexical import analyse, terms_of
@@ -236,6 +236,23 @@ def test_what_is_made_anew_keeps_it(index_papers: Index, tmp_path: Path) -> None
     assert repair(folder, no_encoder, anew=True).left == ()
     assert open_current(folder).manifest.parent is None
     assert known_of(folder.path) == known is not None
+
+
+def test_a_damaged_row_only_puts_it_off(
+    index_papers: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    index_papers(PAPERS)
+    known = known_of(tmp_path / "index")
+
+    def damaged(*_: object) -> WeakBelow:
+        raise LibraryDamageError("change 5 fails its digest")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("semsearch.publishing.measured", damaged)
+        index_papers(field_papers(40, first=120))
+    assert "is not measured anew, but next time: change 5 fails its digest" in caplog.text
+    assert open_current(IndexFolder(tmp_path / "index")).papers == 160
+    assert known_of(tmp_path / "index") == known
 
 
 def no_encoder(spec: EncoderSpec) -> Encoder:

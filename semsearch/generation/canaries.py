@@ -43,17 +43,29 @@ def canaries_of(generation: Generation, draft: Draft) -> tuple[Canary, ...]:
     """Return the canaries of a generation that is being written, asked.
 
     Where little is new, they are the parent's: what the files that both have answer is known, so only the new segment
-    is asked, and whether its own rows are found in it. So a small addition to many papers need not scan them all.
+    is asked, and whether its own rows are found in it. So a small addition to many papers need not scan them all. Lists
+    of which rows have died may be looked through otherwise, and miss what they found: then they are made anew.
     """
     parent = draft.parent
     if parent is None or 2 * draft.added.rows > generation.manifest.rows or _answers_lost(generation, parent):
         return tuple(make_canaries(generation))
-    if not draft.added.rows:
-        return parent.manifest.canaries
-    new = generation.segments[-1]
-    for vector in new.vectors.at(_spread(new.rows)):
-        _check_finds_itself(vector, new.vectors.nearest(vector[None, :], 1, None)[0][0, 0])
-    return tuple(_with_answers_of(new, canary, generation.papers) for canary in parent.manifest.canaries)
+    canaries = parent.manifest.canaries
+    if draft.added.rows:
+        new = generation.segments[-1]
+        for vector in new.vectors.at(_spread(new.rows)):
+            _check_finds_itself(vector, new.vectors.nearest(vector[None, :], 1, None)[0][0, 0])
+        canaries = tuple(_with_answers_of(new, canary, generation.papers) for canary in canaries)
+    if generation.manifest.approximate and not all(_answers_so(generation, canary) for canary in canaries):
+        return tuple(make_canaries(generation))
+    return canaries
+
+
+def _answers_so(generation: Generation, canary: Canary) -> bool:
+    try:
+        check_canary(generation, canary)
+    except GenerationDamageError:
+        return False
+    return True
 
 
 def _answers_lost(generation: Generation, parent: Generation) -> bool:

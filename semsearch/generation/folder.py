@@ -29,7 +29,7 @@ MERGED = "merged"
 TOMBSTONES, WORKS, LEXICAL, MANIFEST = "tombstones.npy", "works.npy", "lexical", "manifest.json"
 
 NOT_DAMAGE = {
-    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EINTR),
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # of the folder for temporary files, which opening needs
 }
 """What an operating system says of itself when a file cannot be read just now, not of the file."""

@@ -239,8 +239,12 @@ def _different_files(path: Path, to_read: Mapping[str, FileRecord], manifest: Ma
         return f"{name} {difference}" if difference else None
 
     size = sum(record.bytes for record in to_read.values())
-    with ThreadPoolExecutor(os.cpu_count()) if size > _WORTH_THREADS else nullcontext() as pool:
-        yield from filter(None, (pool.map if pool else map)(problem, to_read.items()))
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) if size > _WORTH_THREADS else nullcontext() as pool:
+            problems = list((pool.map if pool else map)(problem, to_read.items()))
+    except RuntimeError as error:  # the system gives no thread: that says nothing of the files
+        raise SemsearchError(f"{path} cannot be opened now: {error}") from error
+    yield from filter(None, problems)
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     for name in sorted(present - set(manifest.files) - {MANIFEST}):
         yield f"{name} does not belong there"
