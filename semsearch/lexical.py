@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tantivy
 from numpy.typing import NDArray
-from tantivy import Filter, Occur, Query, Tokenizer
+from tantivy import FieldType, Filter, Occur, Query, Tokenizer
 
 from semsearch.durable import write_file
 from semsearch.errors import GenerationDamageError, RecordError
@@ -46,6 +46,8 @@ _MAX_TERMS = 32
 less by 32 terms than by all, on SciFact train and NFCorpus dev, in a third of the time. No query there has more."""
 _K1 = 1.2  # tantivy's; it cannot be set
 _SPARE_HITS = 32
+_MOST_HITS = 1_000_000
+"""At once: each is several objects of Python's, 240 bytes in all, until its seq is known."""
 _MOST_SINGLE_TERMS = 1_000
 """Up to so many papers are found by a term each, more by a set of terms: 500 of 122,880 take 2 instead of 10 ms, from
 2,000 on it is the other way round."""
@@ -372,7 +374,7 @@ class LexicalIndex:
         clauses = [(occur, clause) for part in parts if (clause := self._part_clause(part))]
         if not clauses:
             return None
-        return self._hits(Query.const_score_query(_joined(clauses), 1.0), self.papers)[1]
+        return self._found_by(_joined(clauses))
 
     def named(self, paper_id: str) -> NDArray[np.int64]:
         """Return the seqs of all papers that have this id, or have it for another spelling of theirs."""
@@ -425,7 +427,7 @@ class LexicalIndex:
 
     def having(self, term: str) -> NDArray[np.int64]:
         """Return the seqs of all papers that hold an analysed term in title or abstract, in no order."""
-        return self._hits(Query.const_score_query(self._term("text", term), 1.0), max(self.papers, 1))[1]
+        return self._found_by(self._term("text", term))
 
     def _is_alive(self, term: str, holding: int) -> bool:
         """Return whether a living paper holds the term; to ask for one takes longer than to know that not all died."""
@@ -435,6 +437,21 @@ class LexicalIndex:
         """Return the seq of a paper that holds an analysed term, None if only dead ones do."""
         _, seqs = self._hits(self._term("text", term), 1)
         return int(seqs[0]) if seqs.size else None
+
+    def _found_by(self, query: Query) -> NDArray[np.int64]:
+        """Return the seqs of all papers that a query finds, in no order; where they are many, range after range."""
+        query = Query.const_score_query(query, 1.0)
+        with _tantivy_errors():
+            found: int = self._searcher.search(query, 1, count=True).count  # type: ignore[attr-defined]  # not in its stubs
+            if found <= _MOST_HITS:
+                return self._hits(query, found)[1]
+            (newest, _), *_ = self._searcher.search(query, 1, count=False, order_by_field="seq").hits
+        parts = []
+        for start in range(0, newest + 1, _MOST_HITS):
+            ends = start, start + _MOST_HITS - 1
+            among = Query.const_score_query(Query.range_query(self._schema, "seq", FieldType.Integer, *ends), 0.0)
+            parts.append(self._hits(_joined([(Occur.Must, query), (Occur.Must, among)]), _MOST_HITS)[1])
+        return np.concatenate(parts)
 
     def _hits(self, query: Query, limit: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         limit = min(limit, self._searcher.num_docs)

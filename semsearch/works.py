@@ -112,24 +112,28 @@ def _size(bits: Hashes) -> NDArray[np.float64]:
 
 
 class Works:
-    """Which of the rows of a generation are one work.
+    """Which of the rows of a generation are one work. It holds no more than those of which there are several."""
 
-    `of`, int64 of shape (rows,), is the number of each row's work: the lowest of its rows.
-    """
+    def __init__(self, pairs: Rows) -> None:
+        """Connect rows by these pairs, shape (p, 2); pairs of which a row is dead must have been left out."""
+        self._members, ends = np.unique(pairs, return_inverse=True)
+        self._works: Rows = self._members[_components(len(self._members), ends.reshape(-1, 2))]
+        self._by_work = np.argsort(self._works, kind="stable")
 
-    def __init__(self, rows: int, pairs: Rows) -> None:
-        """Connect the rows by these pairs, shape (p, 2); pairs of which a row is dead must have been left out."""
-        members, ends = np.unique(pairs, return_inverse=True)
-        local = _components(len(members), ends.reshape(-1, 2))
-        self.of: Rows = np.arange(rows, dtype=np.int64)
-        self.of[members] = members[local]
-        self._members = members[np.argsort(local, kind="stable")]
-        self._works = self.of[self._members]
+    def of(self, rows: Rows) -> Rows:
+        """Return the number of each row's work, shape (n,): the lowest of its rows."""
+        if not self._members.size:
+            return rows
+        places = np.minimum(np.searchsorted(self._members, rows), len(self._members) - 1)
+        works: Rows = np.where(self._members[places] == rows, self._works[places], rows)
+        return works
 
     def versions_of(self, row: int) -> Rows:
         """Return all rows of this row's work, itself included, ascending."""
-        first, last = np.searchsorted(self._works, self.of[row]), np.searchsorted(self._works, self.of[row], "right")
-        return self._members[first:last] if last > first else np.array([row], dtype=np.int64)
+        work = self.of(np.array([row], dtype=np.int64))[0]
+        first = np.searchsorted(self._works, work, "left", self._by_work)
+        last = np.searchsorted(self._works, work, "right", self._by_work)
+        return self._members[self._by_work[first:last]] if last > first else np.array([row], dtype=np.int64)
 
     def best_of_each(self, ranked: Rows) -> Rows:
         """Return the places in a ranking, best first, of the best row of each work, ascending.
@@ -138,14 +142,15 @@ class Works:
         the one that passed the filters and matched the words; what is told of the others says where the work was
         published.
         """
-        return np.sort(np.unique(self.of[ranked], return_index=True)[1])
+        return np.sort(np.unique(self.of(ranked), return_index=True)[1])
 
     def first_of_each(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return one row of each work in this mask, its lowest there, as a mask; both of shape (rows,)."""
         mask = allowed.copy()
-        several = self._members[mask[self._members]]  # of a work after the other, each ascending
+        among = mask[self._members]
+        several = self._members[among]
         mask[several] = False
-        mask[several[np.unique(self.of[several], return_index=True)[1]]] = True
+        mask[several[np.unique(self._works[among], return_index=True)[1]]] = True
         return mask
 
 

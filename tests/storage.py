@@ -182,7 +182,7 @@ def seqs_with(opened: Generation, typed: str) -> list[int]:
 def works_of(opened: Generation) -> set[frozenset[int]]:
     """Return the works, each as the seqs of its live versions."""
     rows = np.flatnonzero(opened.live)
-    works = opened.works.of[rows]
+    works = opened.works.of(rows)
     return {frozenset(opened.seqs_at(rows[works == work]).tolist()) for work in np.unique(works)}
 
 

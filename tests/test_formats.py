@@ -67,7 +67,7 @@ def nearest(searcher: Searcher, paper_id: str) -> list[list[str | float]]:
 
 def works_of_several(opened: Generation, names: dict[int, str]) -> list[list[str]]:
     """Return the ids of the versions of each work that has several."""
-    works = [opened.works.versions_of(row) for row in np.unique(opened.works.of[opened.live])]
+    works = [opened.works.versions_of(row) for row in np.unique(opened.works.of(np.flatnonzero(opened.live)))]
     return sorted(sorted(names[seq] for seq in opened.seqs_at(rows).tolist()) for rows in works if len(rows) > 1)
 
 

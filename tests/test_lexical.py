@@ -360,6 +360,18 @@ def test_which_papers_meet_the_demands(library: LexicalIndex) -> None:
     assert library.meeting(parse_query("-winter"), seqs[:0]).tolist() == []
 
 
+def test_many_papers_are_found_range_after_range(library: LexicalIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [parse_query(typed) for typed in ("long -survey", "x -the -of", '"hidden markov" -speech', "x -nothing")]
+    at_once = [library.holding(query.excluded, every=False) for query in asked]
+    assert any(found is not None and len(found) > 1 for found in at_once)
+    for most in (1, 2, 3):
+        monkeypatch.setattr("semsearch.lexical._MOST_HITS", most)
+        for query, expected in zip(asked, at_once, strict=True):
+            found = library.holding(query.excluded, every=False)
+            assert (found is None) == (expected is None)
+            assert found is None or expected is None or sorted(found.tolist()) == sorted(expected.tolist())
+
+
 # Files
 
 

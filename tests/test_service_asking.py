@@ -311,7 +311,7 @@ def test_a_cursor_of_an_index_that_was_made_anew_is_gone(tmp_path: Path) -> None
 
 
 def test_only_so_many_rankings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semsearch.service.live._MAX_REPLACED", 8)
+    monkeypatch.setattr("semsearch.service.live._ROWS_OF_REPLACED", 8 * 30 + 7)
     publish(tmp_path, PAPERS[:20])
     with service(tmp_path) as client:
         cursors = []

@@ -188,12 +188,12 @@ def graphs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
 @given(graphs(), st.randoms(use_true_random=False))
 def test_works_are_what_pairs_connect(graph: tuple[int, list[tuple[int, int]]], random: object) -> None:
     rows, pairs = graph
-    works = Works(rows, as_pairs(pairs))
+    works = Works(as_pairs(pairs))
     expected = components(rows, pairs)
-    assert works.of.tolist() == [min(reached) for reached in expected]
+    assert works.of(np.arange(rows)).tolist() == [min(reached) for reached in expected]
     assert [works.versions_of(row).tolist() for row in range(rows)] == [sorted(reached) for reached in expected]
     turned = [pair[::-1] for pair in sorted(pairs)]
-    assert Works(rows, as_pairs(turned)).of.tolist() == works.of.tolist()
+    assert Works(as_pairs(turned)).of(np.arange(rows)).tolist() == works.of(np.arange(rows)).tolist()
     allowed = np.arange(rows) % 3 > 0
     firsts = {min(row for row in reached if allowed[row]) for reached in expected if any(allowed[[*reached]])}
     assert np.flatnonzero(works.first_of_each(allowed)).tolist() == sorted(firsts)
@@ -201,18 +201,18 @@ def test_works_are_what_pairs_connect(graph: tuple[int, list[tuple[int, int]]], 
 
 def test_a_long_chain_is_one_work() -> None:
     order = np.random.default_rng(3).permutation(5_000)
-    assert not Works(5_000, np.column_stack([order[:-1], order[1:]])).of.any()
+    assert not Works(np.column_stack([order[:-1], order[1:]])).of(order).any()
 
 
 def test_without_pairs_each_row_is_its_own_work() -> None:
-    works = Works(4, as_pairs([]))
-    assert works.of.tolist() == [0, 1, 2, 3]
+    works = Works(as_pairs([]))
+    assert works.of(np.arange(4)).tolist() == [0, 1, 2, 3]
     assert works.versions_of(2).tolist() == [2]
     assert works.first_of_each(np.array([True, False, True, True])).tolist() == [True, False, True, True]
 
 
 def test_folding() -> None:
-    works = Works(10, as_pairs([(1, 7), (7, 4), (0, 9)]))
+    works = Works(as_pairs([(1, 7), (7, 4), (0, 9)]))
     assert works.best_of_each(np.array([4, 3, 9, 1, 8, 0, 7])).tolist() == [0, 1, 2, 4]
     assert works.best_of_each(np.empty(0, dtype=np.int64)).tolist() == []
 
@@ -220,11 +220,11 @@ def test_folding() -> None:
 @given(graphs(), st.data())
 def test_folding_against_a_plain_loop(graph: tuple[int, list[tuple[int, int]]], data: st.DataObject) -> None:
     rows, pairs = graph
-    works = Works(rows, as_pairs(pairs))
+    works = Works(as_pairs(pairs))
     ranked = data.draw(st.permutations(range(rows)))[: data.draw(st.integers(0, rows))]
     expected: dict[int, list[int]] = {}
     for row in ranked:
-        expected.setdefault(int(works.of[row]), []).append(row)
+        expected.setdefault(int(works.of(np.array([row]))[0]), []).append(row)
     shown = works.best_of_each(np.array(ranked, dtype=np.int64))
     assert [ranked[place] for place in shown] == [group[0] for group in expected.values()]
 
@@ -282,8 +282,8 @@ def test_segments_and_order_make_no_difference(papers: list[Paper], data: st.Dat
     assert rows_of_pairs(pairs_within(Traits.joined([old, new]))) == rows_of_pairs(whole)
 
     order = np.array(data.draw(st.permutations(range(len(papers)))), dtype=np.int64)
-    shuffled = Works(len(papers), pairs_within(traits_of([papers[row] for row in order])))
-    works = Works(len(papers), whole)
+    shuffled = Works(pairs_within(traits_of([papers[row] for row in order])))
+    works = Works(whole)
     for row in range(len(papers)):
         assert sorted(order[shuffled.versions_of(row)].tolist()) == works.versions_of(int(order[row])).tolist()
 
@@ -295,9 +295,9 @@ def test_a_new_paper_joins_two_old_works() -> None:
     other = paper(2, title=titles[2], abstract=UNRELATED)
     old = traits_of([preprint, renamed, other])
     known = pairs_within(old)
-    assert Works(3, known).of.tolist() == [0, 1, 2]
+    assert Works(known).of(np.arange(3)).tolist() == [0, 1, 2]
     published = traits_of([paper(3)])  # has the title of one and the abstract of the other
     found = pairs_between(published, old)[:, ::-1] + [0, 3]
-    works = Works(4, np.concatenate([known, found, pairs_within(published) + 3]))
-    assert works.of.tolist() == [0, 0, 2, 0]
+    works = Works(np.concatenate([known, found, pairs_within(published) + 3]))
+    assert works.of(np.arange(4)).tolist() == [0, 0, 2, 0]
     assert works.best_of_each(np.array([1, 2, 3, 0])).tolist() == [0, 1]

@@ -77,7 +77,7 @@ class Generation:
         self.live = np.ones(manifest.rows, dtype=np.bool_)
         """Which rows can be found, shape (rows,)."""
         self.live[tombstones] = False
-        self.works = Works(manifest.rows, work_pairs[self.live[work_pairs].all(axis=1)])
+        self.works = Works(work_pairs[self.live[work_pairs].all(axis=1)])
         self.first_versions = self.works.first_of_each(self.live)
         """One live row of each work, as a mask of shape (rows,)."""
 

@@ -56,7 +56,9 @@ Reason = Literal[
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 30.0
 _STOP_SECONDS = 1.5  # with the 8 s of draining less than the 10 s after which a manager kills
-_MAX_REPLACED = 32  # at 363,000 papers 4 MB each; additions that keep coming make two a second
+_MOST_REPLACED, _ROWS_OF_REPLACED = 32, 100_000_000
+"""So many generations, and of so many rows in all, are kept open to be read on: each process holds some three bytes a
+row of each. Additions that keep coming make two a second."""
 _PUBLISH_SECONDS = 0.5
 _MOST_STRAYS = 1_000  # papers that are encoded here because who brought them encoded them for another model
 _MOST_MERGED = 1_000  # rows that a publish may write again: more would keep what is new waiting
@@ -449,7 +451,8 @@ class LiveSearcher:
         latest = {current.generation.manifest.generation: (current, time.monotonic() + KEEP_SECONDS)}
         kept = self._replaced | latest
         kept.pop(generation.manifest.generation, None)
-        return {number: kept[number] for number in sorted(kept, reverse=True)[:_MAX_REPLACED]}
+        most = min(_MOST_REPLACED, _ROWS_OF_REPLACED // max(generation.manifest.rows, 1))
+        return {number: kept[number] for number in sorted(kept, reverse=True)[:most]}
 
     def _distrust(self, generation: Generation) -> None:
         """Let nothing answer that shares files with this generation, and open the index anew."""

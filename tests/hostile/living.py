@@ -139,7 +139,7 @@ class Shown:
         rows = np.flatnonzero(generation.live)
         ids = generation.ids_at(rows)
         by_number: dict[int, set[str]] = {}
-        for paper_id, work in zip(ids, generation.works.of[rows].tolist(), strict=True):
+        for paper_id, work in zip(ids, generation.works.of(rows).tolist(), strict=True):
             by_number.setdefault(work, set()).add(paper_id)
         assert sorted(ids) == sorted(self.papers)
         return {paper_id: frozenset(work) for work in by_number.values() for paper_id in work}
