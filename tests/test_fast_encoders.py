@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from semsearch.encoders import ModelFolder, load_encoder
 from semsearch.encoders.accelerated import AcceleratedEncoder
+from semsearch.encoders.apart import convert_apart
 from semsearch.encoders.compiled import CompiledEncoder, native_precision
 from semsearch.encoders.conversion import convert
 from semsearch.encoders.loading import GPU_IF_ANY
@@ -98,7 +99,6 @@ def test_encoding_queries_loads_no_torch(network: Path) -> None:
 
 
 def test_nothing_is_reported_to_anyone(network: Path) -> None:
-    """After a conversion in this process."""
     assert sys.modules["openvino_telemetry"] is None
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
 
@@ -128,7 +128,7 @@ def test_a_damaged_network_is_made_again_and_never_used(
             (folder / name).write_bytes(content)
         return StoredNetwork.open(folder)
 
-    monkeypatch.setattr("semsearch.encoders.conversion.convert", again)
+    monkeypatch.setattr("semsearch.encoders.loading.convert_apart", again)
     with caplog.at_level(logging.WARNING):
         load_encoder(MODEL)
     assert made == [own_network]
@@ -141,15 +141,13 @@ def test_a_model_that_strays_from_the_reference_is_served_by_the_reference(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("semsearch.encoders.conversion.LOWEST_COSINE", 1.1)
-    with caplog.at_level(logging.WARNING):
-        load_encoder(MODEL)
-    assert "slower here than it could be: its vectors have a cosine of only" in caplog.text
     place = cached_place(MODEL, native_precision())
+    convert(MODEL, place, native_precision())
     assert [path.name for path in place.iterdir()] == ["record"]
-    caplog.clear()
-    monkeypatch.setattr("semsearch.encoders.conversion.convert", None)  # it must not be tried again
-    encoder = load_encoder(MODEL)
-    assert "slower here than it could be" in caplog.text
+    monkeypatch.setattr("semsearch.encoders.loading.convert_apart", None)  # it must not be tried again
+    with caplog.at_level(logging.WARNING):
+        encoder = load_encoder(MODEL)
+    assert "slower here than it could be: its vectors have a cosine of only" in caplog.text
     assert encoder.encode_queries(["sand"]).shape == (1, 384)
 
 
@@ -165,6 +163,33 @@ def test_a_model_that_cannot_be_converted_is_served_by_the_reference(
     assert StoredNetwork.open(tmp_path / "network") == stored
 
 
+def test_a_conversion_leaves_no_torch_behind(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from semsearch.encoders import ModelFolder, load_encoder\n"
+        "load_encoder(ModelFolder.find()).encode_queries(['why is the sky blue'])\n"
+        "print('torch' in sys.modules)"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "False\n"
+    assert done.stderr.splitlines() == [
+        f"converting {MODEL.spec.name} for this processor; this takes half a minute, once"
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        convert_apart(MODEL, tmp_path / "file" / "network", "f32")
+
+
+def test_a_conversion_that_is_ended_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(EncoderError, match="could not be converted: exit code 1"):
+        convert_apart(MODEL, tmp_path / "network", "f32")
+
+
 def test_where_nothing_can_be_kept_the_network_is_made_anyway(
     network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +200,7 @@ def test_where_nothing_can_be_kept_the_network_is_made_anyway(
         shutil.copytree(network, folder)
         return StoredNetwork.open(folder)
 
-    monkeypatch.setattr("semsearch.encoders.conversion.convert", ready_made)
+    monkeypatch.setattr("semsearch.encoders.loading.convert_apart", ready_made)
     assert load_encoder(MODEL).encode_queries(["salt"]).shape == (1, 384)
     assert "cannot be written" in caplog.text
 

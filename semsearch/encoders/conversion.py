@@ -2,9 +2,12 @@
 
 Both ways begin with the reference, traced from token numbers to unit rows: as it is, or quantised to int8 after it has
 been watched on some of the user's own abstracts. Nothing is kept before it was compared with the reference.
+
+`python -m semsearch.encoders.conversion` is what `semsearch.encoders.apart` starts.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import openvino
 import torch
 
+from semsearch.encoders.apart import NOT_WRITTEN, read_request
 from semsearch.encoders.compiled import CompiledEncoder, native_precision
 from semsearch.encoders.model import ModelFolder
 from semsearch.encoders.networks import NETWORK, StoredNetwork, store
@@ -94,3 +98,18 @@ def _traced(reference: ReferenceEncoder) -> openvino.Model:
             Network(reference), example_input=example, input=[("ids", any_shape), ("mask", any_shape)]
         )
     return traced
+
+
+def main() -> None:
+    """Do what the process that started this one has asked for."""
+    try:
+        convert(*read_request(sys.stdin))
+    except EncoderError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(NOT_WRITTEN)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
+from semsearch.encoders.apart import convert_apart
 from semsearch.encoders.model import INT8_SUFFIX, EncoderSpec, ModelFolder
 from semsearch.encoders.networks import StoredNetwork, cached_place
 from semsearch.encoders.protocol import Encoder
@@ -142,14 +143,12 @@ def _stored(place: Path) -> StoredNetwork | None:
 
 
 def _converted(model: ModelFolder, place: Path, precision: str) -> StoredNetwork:
-    from semsearch.encoders.conversion import convert
-
     with exclusive_lock(place.with_suffix(".lock"), "convert", _CONVERSION_SECONDS):
         stored = _stored(place)  # by another process, while this one waited
         if stored:
             return stored
         logger.warning("converting %s for this processor; this takes half a minute, once", model.spec.name)
-        return convert(model, place, precision)
+        return convert_apart(model, place, precision)
 
 
 class LazyEncoder:
