@@ -239,9 +239,11 @@ def _median(milliseconds: Matrix) -> float:
 
 
 def _by_lists(vectors: Vectors, some: Matrix, true: Rows) -> dict[str, Any]:
+    window = vectors.nearest(some, _WINDOW)[1]
     return {
         "recall_at_10": _recall(vectors.nearest(some, _DEPTH)[1], true[:, :_DEPTH]),
-        "recall_at_100": _recall(vectors.nearest(some, _WINDOW)[1][:, :100], true[:, :100]),
+        "recall_at_100": _recall(window[:, :100], true[:, :100]),
+        "recall_at_1000": _recall(window[:, :1_000], true[:, :1_000]),
         "milliseconds_window": _milliseconds(lambda query: vectors.nearest(query[None, :], _WINDOW), some[:_TIMED]),
         "within": _within(vectors, some),
     }

@@ -106,7 +106,7 @@ def test_what_the_nearest_rows_are_depends_on_what_is_allowed(paths: Paths, matr
 
 def test_so_many_lists_are_looked_through_that_k_rows_are_found(paths: Paths) -> None:
     for query in unit_rows(np.random.default_rng(1), 5, DIMENSION):
-        assert len(Lists(paths[1]).candidates(query, 9_000, -1.0)) == 9_000
+        assert len(Lists(paths[1]).candidates(query, 9_000, -1.0)) >= 9_000
 
 
 def test_candidates_far_below_the_best_are_left_out_and_hold_hardly_any_of_the_nearest(

@@ -39,6 +39,9 @@ _MOST_ALLOWED = 0.5
 _FEWEST_CANDIDATES, _LISTS_PER_CANDIDATE = 384, 8
 """So many of the best estimates hold the ten best rows, as nearly as four times as many do; more of more rows,
 of which more are nearly as near."""
+_CANDIDATES_PER_ROW = 2
+"""Of a thousand rows that are asked for, twice as many of the best estimates hold 0.93, for 0.3 ms more; as many hold
+0.80, four times as many 0.95."""
 _CLEARLY_WORSE = 1.0
 """Through the square root of the dimensions kept: a row whose estimate is farther below the k-th best is none of the k
 best. Two bits a number let estimates of unit vectors err with a standard deviation of 0.38 through that root, 0.023
@@ -168,7 +171,7 @@ class Lists:
         cosines: NDArray[np.float32],
         allowed: Selection | None,
     ) -> NDArray[np.int64]:
-        wanted = max(k, _FEWEST_CANDIDATES, self.count // _LISTS_PER_CANDIDATE)
+        wanted = max(_CANDIDATES_PER_ROW * k, _FEWEST_CANDIDATES, self.count // _LISTS_PER_CANDIDATE)
         parameters = faiss.SearchParametersIVF(nprobe=len(lists))  # type: ignore[call-arg]
         if allowed is not None:
             parameters.sel = allowed.selector
