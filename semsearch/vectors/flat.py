@@ -5,7 +5,8 @@ Every vector is stored as it is, so what comes back is exact, and rows found oth
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -97,17 +98,22 @@ class Flat:
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         size = 4 * self.dimension
-        return self._numbers_at([size * row for row in rows.tolist()], size)
+        places = [self._header_bytes + size * row for row in rows.tolist()]
+        with self._reading():
+            found = bytearray().join([os.pread(self._file, size, place) for place in places])
+        self._check_read(len(found), size * len(rows))
+        return np.frombuffer(found, dtype="<f4").reshape(len(rows), self.dimension)
 
-    def _numbers_at(self, places: Sequence[int], size: int) -> NDArray[np.float32]:
-        """Return the vectors in so many bytes from each of these places behind the header on, shape (n, dimension)."""
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            found = bytearray().join([os.pread(self._file, size, self._header_bytes + place) for place in places])
+            yield
         except OSError as error:
             raise GenerationDamageError(f"{self._path} cannot be read any more: {error}") from error
-        if len(found) != size * len(places):
+
+    def _check_read(self, found: int, wanted: int) -> None:
+        if found != wanted:
             raise GenerationDamageError(f"{self._path} has been cut since it was opened")
-        return np.frombuffer(found, dtype="<f4").reshape(-1, self.dimension)
 
     def squared_lengths(self) -> NDArray[np.float32]:
         """Return the squared Euclidean length of each vector, shape (rows,).
@@ -117,11 +123,14 @@ class Flat:
         :raises GenerationDamageError: if the file cannot be read any more.
         """
         squares = np.empty(self.rows, dtype=np.float32)
+        room = np.empty((_BLOCK_ROWS, self.dimension), dtype="<f4")
         for start in range(0, self.rows, _BLOCK_ROWS):
-            rows = min(_BLOCK_ROWS, self.rows - start)
-            vectors = self._numbers_at([4 * self.dimension * start], 4 * self.dimension * rows)
-            arrays = faiss.swig_ptr(squares[start:]), faiss.swig_ptr(vectors)
-            faiss.fvec_norms_L2sqr(*arrays, self.dimension, rows)  # type: ignore[attr-defined]
+            block = room[: self.rows - start]
+            with self._reading():
+                found = os.preadv(self._file, [block.data], self._header_bytes + 4 * self.dimension * start)
+            self._check_read(found, block.nbytes)
+            arrays = faiss.swig_ptr(squares[start:]), faiss.swig_ptr(block)
+            faiss.fvec_norms_L2sqr(*arrays, self.dimension, len(block))  # type: ignore[attr-defined]
         return squares
 
     def scores_of(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
