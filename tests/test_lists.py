@@ -1,5 +1,6 @@
 """Rows found by way of lists: only allowed ones, always as many as asked for, and nearly always the best."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from storage import unit_rows, written_with_lists
+from storage import resident_of, unit_rows, written_with_lists
 
 from semsearch.vectors import (
     Codes,
@@ -275,3 +276,15 @@ def test_codes_of_other_vectors_are_refused(paths: Paths, probing: Probing, tmp_
     few.write_bytes(paths[2].read_bytes().replace(b"(12000,)", b"(11999,)"))
     with pytest.raises(ValueError, match="not of 12000 rows"):
         Vectors(*paths[:2], few, probing)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux alone tells what is resident of a mapping")
+def test_few_rows_are_compared_without_their_vectors_in_memory(
+    paths: Paths, probing: Probing, matrix: NDArray[np.float32], tmp_path: Path
+) -> None:
+    own = [Path(shutil.copy(path, tmp_path)) for path in paths]
+    vectors = Vectors(own[0], own[1], own[2], probing)
+    queries, allowed = unit_rows(np.random.default_rng(9), 20, DIMENSION), np.arange(ROWS) % 4 == 0
+    rows = vectors.nearest(queries, 10, Selection(allowed))[1]
+    assert rows.tolist() == true_rows(matrix, queries, 10, allowed).tolist()
+    assert resident_of(own[0]) < matrix.nbytes / 10

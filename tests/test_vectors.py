@@ -5,7 +5,7 @@ import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from storage import unit_rows
+from storage import resident_of, unit_rows
 
 from semsearch.errors import GenerationDamageError
 from semsearch.vectors import Flat, Selection, Vectors, write_vectors
@@ -189,10 +189,3 @@ def test_looking_at_the_length_of_every_vector_leaves_none_in_memory(tmp_path: P
     assert resident_of(path) < matrix.nbytes / 10
     vectors.nearest(matrix[:1], 10, exact=True)
     assert resident_of(path) >= matrix.nbytes, "or nothing is measured here"
-
-
-def resident_of(path: Path) -> int:
-    """Return how many bytes of this file are resident in this process."""
-    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-    mapped = [next(line for line in lines if line.startswith("Rss:")) for line in lines if line.endswith(str(path))]
-    return sum(1_024 * int(line.split()[1]) for line in mapped)

@@ -1,8 +1,8 @@
 """Which rows of a segment are nearest to a query?
 
-Exactly, where the segment is small or few of its rows are allowed. Else by way of its lists, of whose candidates those
-that their codes tell to be among the best are scored by their vectors, as everywhere. Where that finds fewer rows than
-were asked for, all are looked at.
+Exactly, where the segment is small. Else by way of its lists, of whose candidates those that their codes tell to be
+among the best are scored by their vectors, as everywhere; where few rows are allowed, all of them are candidates. Where
+that finds fewer rows than were asked for, all are looked at.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from semsearch.vectors.tuning import Probing
 LISTS_FROM = 32_768
 """From so many rows on, a segment has lists."""
 _FEW_ROWS = 8_192
-"""So many allowed rows are looked at one by one faster than lists are looked through."""
+"""So many allowed rows are compared by their codes, one by one, faster than lists are looked through."""
 
 
 class Vectors:
@@ -67,7 +67,7 @@ class Vectors:
         :param candidates: of how many rows these shall be the best at least, where not all are looked at. Who asks for
             fewer or more of as many gets the same first.
         """
-        if exact or self._lists is None or (allowed is not None and allowed.count <= _FEW_ROWS):
+        if exact or self._lists is None:
             return self._flat.nearest(queries, k, allowed)
         found = [self._probed(self._lists, query, k, allowed, candidates) for query in queries]
         return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
@@ -75,7 +75,10 @@ class Vectors:
     def _probed(
         self, lists: Lists, query: NDArray[np.float32], k: int, allowed: Selection | None, candidates: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        rows = lists.candidates(query, max(k, candidates), self._margin, allowed)
+        if allowed is not None and allowed.count <= _FEW_ROWS:
+            rows = allowed.rows
+        else:
+            rows = lists.candidates(query, max(k, candidates), self._margin, allowed)
         if len(rows) < min(k, self.rows if allowed is None else allowed.count):
             (scores,), (rows,) = self._flat.nearest(query[None, :], k, allowed)
             return scores, rows
