@@ -178,8 +178,10 @@ def test_a_conversion_leaves_no_torch_behind(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_that_cannot_be_written_is_told_as_that(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "torch.py").write_text("raise SystemExit('what lies about is no code of ours')")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match="file"):
         convert_apart(MODEL, tmp_path / "file" / "network", "f32")
 

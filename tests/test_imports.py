@@ -17,6 +17,7 @@ WALK = [
     "readers",
     "durable",
     "arrays",
+    "processes",
     "library",
     "batching",
     "latest",

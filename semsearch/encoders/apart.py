@@ -5,7 +5,6 @@ By a process of its own, which ends with it: one that goes on to encode and inde
 
 import json
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -13,6 +12,7 @@ from typing import IO
 from semsearch.encoders.model import EncoderSpec, ModelFolder
 from semsearch.encoders.networks import StoredNetwork
 from semsearch.errors import EncoderError
+from semsearch.processes import python_module
 
 NOT_WRITTEN = 3
 """The exit code that says that the folder cannot be written."""
@@ -24,7 +24,7 @@ def convert_apart(model: ModelFolder, folder: Path, precision: str) -> StoredNet
     :raises EncoderError: if the reference itself cannot be loaded, or the process was ended.
     :raises OSError: if the folder cannot be written.
     """
-    command = [sys.executable, "-m", "semsearch.encoders.conversion"]
+    command = python_module("semsearch.encoders.conversion")
     request = json.dumps({"model": asdict(model), "folder": str(folder), "precision": precision}, default=str)
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     last_words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -6,13 +6,13 @@ searches nor additions shall wait for it. What it publishes is found and swapped
 
 import logging
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semsearch.generation import Generation
 from semsearch.merging import due_merge
+from semsearch.processes import python_module
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ Run = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 
 
 def _run(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "semsearch.cli", *arguments]
+    command = python_module("semsearch.cli", *arguments)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

@@ -15,7 +15,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from fastapi.responses import Response
 
 from semsearch import errors
 from semsearch.errors import SemsearchError
+from semsearch.processes import python_module
 from semsearch.service.frames import frame, read_frame
 from semsearch.service.live import LiveSearcher
 from semsearch.service.logs import Form
@@ -189,7 +189,7 @@ class Workers:
             "log_form": log_form,
             "log_private": log_private,
         }
-        return cls([sys.executable, "-m", "semsearch.service.worker", json.dumps(orders)], count, threads)
+        return cls(python_module("semsearch.service.worker", json.dumps(orders)), count, threads)
 
     async def start(self, live: LiveSearcher, on_stage: Callable[[Stage, float], None], seconds: float) -> None:
         """Start the workers, in the background.

@@ -130,7 +130,7 @@ class Flat:
                 found = os.preadv(self._file, [block.data], self._header_bytes + 4 * self.dimension * start)
             self._check_read(found, block.nbytes)
             arrays = faiss.swig_ptr(squares[start:]), faiss.swig_ptr(block)
-            faiss.fvec_norms_L2sqr(*arrays, self.dimension, len(block))  # type: ignore[attr-defined]
+            faiss.fvec_norms_L2sqr(*arrays, self.dimension, len(block))  # type: ignore[attr-defined]  # not in its stubs
         return squares
 
     def scores_of(self, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
