@@ -99,10 +99,8 @@ class Paper:
         clean_doi = _optional_doi(doi)
         if paper_id is not None and paper_id.strip():
             identity = normalise_id(paper_id)
-        elif clean_doi:
-            identity = normalise_id(f"doi:{clean_doi}")
         else:
-            identity = text_id(clean_title, clean_abstract)
+            identity = (clean_doi and _doi_as_id(clean_doi)) or text_id(clean_title, clean_abstract)
         return cls(
             paper_id=identity,
             title=clean_title,
@@ -180,16 +178,18 @@ _ID_ALPHABET = re.compile(r"[!-~]+")
 _WEB_SCHEME = re.compile(r"^https?://")
 _ID_FORBIDDEN = re.compile(r"[\"\\%?#`{}|^]")
 _ARXIV = re.compile(
-    r"^(?:arxiv:\s*|https?://(?:www\.|export\.)?arxiv\.org/(?:abs|pdf|html)/)?"
+    r"^(?:arxiv:\s*|oai:arxiv\.org:|(?:https?://)?(?:www\.|export\.)?arxiv\.org/(?:abs|pdf|html)/)?"
     r"(?P<number>\d{4}\.\d{4,5}|(?:astro-ph|cond-mat|gr-qc|hep-(?:ex|lat|ph|th)|math-ph|nlin|nucl-(?:ex|th)|physics|quant-ph"
     r"|math|cs|q-bio|q-fin|stat|acc-phys|adap-org|alg-geom|ao-sci|atom-ph|bayes-an|chao-dyn|chem-ph|cmp-lg|comp-gas|dg-ga"
     r"|funct-an|mtrl-th|patt-sol|plasm-ph|q-alg|solv-int|supr-con)(?:\.[a-z]{2})?/\d{7})"
-    r"(?:v\d+)?(?:\.pdf)?$",
+    r"(?:v\d+)?(?:\.pdf)?(?:\s*\[[a-z-]+(?:\.[a-z-]+)?\])?$",  # as stamped on a page: arXiv:2101.00001v2 [cs.CL]
     re.IGNORECASE | re.ASCII,
 )
-_DOI = re.compile(r"^(?:doi:\s*|https?://(?:dx\.)?doi\.org/)?(?P<name>10\.\d{4,9}/\S+)$", re.IGNORECASE | re.ASCII)
+_DOI = re.compile(
+    r"^(?:doi:\s*|(?:https?://)?(?:dx\.|www\.)?doi\.org/)?(?P<name>10\.\d{4,9}/\S+)$", re.IGNORECASE | re.ASCII
+)
 _ACL = re.compile(
-    r"^(?:acl:\s*|https?://(?:www\.)?aclanthology\.org/)?"
+    r"^(?:acl:\s*|(?:https?://)?(?:www\.)?(?:aclanthology\.org|aclweb\.org/anthology)/)?"
     r"(?P<name>[a-z]\d{2}-\d{4}|\d{4}\.[a-z0-9_]+-[a-z0-9_]+\.\d+)(?:v\d+)?(?:\.pdf|/)?$",
     re.IGNORECASE | re.ASCII,
 )
@@ -222,6 +222,14 @@ def _doi_id(name: str) -> str:
     if (preprint := _ARXIV_DOI.match(name)) and (match := _ARXIV.match(preprint["number"])):
         return f"arxiv:{match['number'].lower()}"
     return _usable_id(f"doi:{name}")
+
+
+def _doi_as_id(doi: str) -> str | None:
+    """Return the id that a DOI makes, or None: some hold signs that no id may have, as 10.1002/(SICI)...3.0.CO;2-#."""
+    try:
+        return normalise_id(f"doi:{doi}")
+    except RecordError:
+        return None
 
 
 def _acl_case(name: str) -> str:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from semsearch import readers
 from semsearch.errors import RecordError, SourceError
 from semsearch.papers import Paper, text_id
-from semsearch.readers import FORMATS, Entry, Found, Place, Rejected, fields, origin_of, read, size_of
+from semsearch.readers import FORMATS, Entry, Found, Place, Rejected, bibtex, fields, origin_of, read, services, size_of
 from semsearch.readers.fields import LEFT_OUT, paper_of, readable_id
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -382,10 +382,13 @@ def test_a_misfit_among_others_costs_itself_only(tmp_path: Path) -> None:
     [
         ("missing.jsonl", "there is no file or folder .*missing.jsonl"),
         ("missing/*.jsonl", r"no file matches .*\*.jsonl"),
-        ("folder", "folder.* holds no file of a known format: .jsonl, .ndjson, .json, .tsv, .tab, .csv, .txt"),
+        (
+            "folder",
+            "folder.* holds no file of a known format: .jsonl, .ndjson, .json, .xml, .*, .csv, .txt",
+        ),
         (
             "notes.md",
-            "notes.md is of no known format; if it holds papers, name its format: jsonl, json, tsv, csv, page",
+            "notes.md is of no known format; if it holds papers, name its format: jsonl, json, xml, .*, page",
         ),
         ("bad\x00name", "there is no file or folder|cannot be read"),
         ("x" * 5000, "there is no file or folder|cannot be"),
@@ -430,9 +433,9 @@ def test_an_error_while_reading_is_a_source_error() -> None:
 
 
 def test_an_unknown_format_names_those_there_are(tmp_path: Path) -> None:
-    assert FORMATS == ("jsonl", "json", "tsv", "csv", "page")
-    with pytest.raises(SourceError, match="there is no format 'xml'; choose one of jsonl, json, tsv, csv, page"):
-        entries(write(tmp_path / "papers.jsonl", GOOD), format="xml")
+    assert FORMATS == ("jsonl", "json", "xml", "bibtex", "ris", "medline", "tsv", "csv", "page")
+    with pytest.raises(SourceError, match=r"there is no format 'yaml'; choose one of jsonl, json, xml, .*, page"):
+        entries(write(tmp_path / "papers.jsonl", GOOD), format="yaml")
 
 
 def test_a_named_format_overrules_the_suffix(tmp_path: Path) -> None:
@@ -661,10 +664,15 @@ def test_a_bad_row_costs_itself_only(tmp_path: Path, row: bytes, reason: str) ->
     assert re.search(reason, bad.reason), bad.reason
 
 
+NOT_UTF_8 = (
+    "the record is not valid UTF-8 in line {}; if it came from Excel, convert the file: iconv -f CP1252 -t UTF-8"
+)
+
+
 def test_invalid_utf_8_inside_a_quoted_cell_names_its_own_line(tmp_path: Path) -> None:
     text = b'id,abstract\na1,"one\ntw\xff\nthree"\na2,A\n'
     found = entries(write(tmp_path / "papers.csv", text))
-    assert found[0] == Rejected(Place("papers.csv", 2), "the record is not valid UTF-8 in line 3", None)
+    assert found[0] == Rejected(Place("papers.csv", 2), NOT_UTF_8.format(3), None)
     assert isinstance(found[1], Found) and found[1].place.line == 5
 
 
@@ -880,6 +888,11 @@ def made(**given: Any) -> Paper:
         ({"doi": "https://doi.org/10.1000/ABC"}, "doi:10.1000/abc"),
         ({"id": "  ", "_id": "", "doi": None, "pmid": "5"}, "pmid:5"),
         ({"paperId": "camel"}, "camel"),
+        ({"url": "https://arxiv.org/abs/2101.00001v3"}, "arxiv:2101.00001"),
+        ({"url": "https://aclanthology.org/P18-1001/"}, "acl:P18-1001"),
+        ({"url": "https://doi.org/10.1000/ABC"}, "doi:10.1000/abc"),
+        ({"url": "https://aclanthology.org/P18-1001/", "doi": "10.1000/x"}, "doi:10.1000/x"),
+        ({"url": "https://example.org/a?b=c"}, text_id("T", "A")),
         ({}, text_id("T", "A")),
     ],
 )
@@ -895,7 +908,9 @@ def test_the_first_listed_name_wins_and_the_others_are_kept() -> None:
     assert paper.extra == {"_id": "db-1", "text": "the full text", "name": "N", "pmid": 5}
 
 
-@pytest.mark.parametrize("name", ["abstract", "Abstract", " ABSTRACT ", "summary", "text", "description"])
+@pytest.mark.parametrize(
+    "name", ["abstract", "Abstract", " ABSTRACT ", "summary", "text", "description", "Abstract Note"]
+)
 def test_names_of_the_abstract(name: str) -> None:
     assert paper_of({name: "A"}).abstract == "A"
 
@@ -911,6 +926,12 @@ def test_names_of_the_abstract(name: str) -> None:
         ({"date": "2017", "submitted": "2017-06-12", "year": 2017}, "2017-06-12", {}),
         ({"date": "2018-01-01", "year": 2017}, "2018-01-01", {"year": 2017}),
         ({"date": "2018", "published": "2017"}, "2018", {"published": "2017"}),
+        ({"date": "2019 Jun 12"}, "2019-06-12", {}),
+        ({"date": "12 June 2019"}, "2019-06-12", {}),
+        ({"date": "June 12, 2019"}, "2019-06-12", {}),
+        ({"date": "Sept. 2019"}, "2019-09", {}),
+        ({"date": "2019 Jun-Jul", "year": 2019}, "2019-06", {}),
+        ({"date": "2019 Feb 30"}, None, {"date": "2019 Feb 30"}),
         ({"date": "n.d."}, None, {"date": "n.d."}),
         ({"date": "n.d.", "year": 2017}, "2017", {"date": "n.d."}),
         ({"Publication-Date": "2017-02-30"}, None, {"Publication-Date": "2017-02-30"}),
@@ -930,6 +951,7 @@ def test_dates(given: dict[str, Any], published: str | None, extra: dict[str, An
     [
         (["A B", "C D"], ("A B", "C D"), False),
         ([{"name": "A B", "_id": "1"}, {"given": "C", "family": "D"}, {"family": "E"}], ("A B", "C D", "E"), False),
+        ([{"firstName": "A", "lastName": "B"}, {"lastName": "C"}], ("A B", "C"), False),
         ("A B; C D", ("A B", "C D"), False),
         ("A B and C D", ("A B", "C D"), False),
         ("B, A and D, C", ("B, A", "D, C"), False),
@@ -983,7 +1005,7 @@ def test_categories(given: Any, categories: tuple[str, ...]) -> None:
         ("venue", "V" * 2001),
         ("source", 5),
         ("citations", "many"),
-        ("citations", "nan"),
+        ("citations", "inf"),
         ("citations", True),
         ("citations", 10**400),
         ("citations", [{"id": 1}]),
@@ -1004,9 +1026,9 @@ def test_metadata_that_is_well_formed() -> None:
 
 
 def test_the_second_best_fills_in_where_the_best_is_malformed() -> None:
-    paper = made(url="n/a", pdf_url="https://example.org/x.pdf", popularity="?", upvotes=3)
+    paper = made(url="unknown", pdf_url="https://example.org/x.pdf", popularity="?", upvotes=3)
     assert (paper.url, paper.popularity) == ("https://example.org/x.pdf", 3.0)
-    assert paper.extra == {"url": "n/a", "popularity": "?"}
+    assert paper.extra == {"url": "unknown", "popularity": "?"}
 
 
 def test_a_number_as_title_is_text() -> None:
@@ -1100,10 +1122,16 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=8,
 )
 NAMES = st.sampled_from([name for names in fields._FIELD_NAMES.values() for name in names.split()] + ["paper", "other"])
+SERVICES = st.sampled_from(
+    [
+        *("abstract_inverted_index", "authorships", "primary_location", "topics", "display_name", "content", "pdate"),
+        *("container-title", "issued", "externalIds", "versions", "update_date", "authors_parsed"),
+    ]
+)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(NAMES, VALUES, max_size=8), st.booleans())
+@given(st.dictionaries(NAMES | SERVICES, VALUES, max_size=8), st.booleans())
 def test_any_fields_make_a_paper_that_can_be_kept_or_a_reason(given: dict[str, Any], is_complete: bool) -> None:
     record = given | ({"abstract": "A", "title": "T", "id": "x"} if is_complete else {})
     try:
@@ -1163,7 +1191,7 @@ def test_a_new_format_takes_ten_lines(tmp_path: Path, monkeypatch: pytest.Monkey
     assert entries(tmp_path / "unnamed")[0].place == Place("unnamed", 1)
 
 
-@pytest.mark.parametrize("module", [readers, fields])
+@pytest.mark.parametrize("module", [readers, fields, bibtex, services])
 def test_examples(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
 

@@ -20,7 +20,10 @@ _SHOWN_REJECTIONS = 10
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @index_option
 @click.option(
-    "--format", "format_", metavar="NAME", help="jsonl, json, csv, tsv or page.  [default: by name and content]"
+    "--format",
+    "format_",
+    metavar="NAME",
+    help="jsonl, json, csv, tsv, bibtex, ris, medline, xml or page.  [default: by name and content]",
 )
 @click.option("--origin", metavar="NAME", help="Name of this import.  [default: the file's or folder's name]")
 @click.option("--sync", is_flag=True, help="Also delete papers of this import that its source no longer holds.")

@@ -3,7 +3,9 @@
 ```
 source ── sources.py   which files, in which order
        ── streams.py   bytes of a file: unpacked, bounded, lines numbered
-       ── jsonl.py  json_document.py  table.py  results_page.py    a format each: the raw fields of each record
+       ── jsonl.py  json_document.py  table.py  bibtex.py  tagged.py  xml_document.py  results_page.py
+                       a format each: the raw fields of each record
+       ── services.py  the nested fields of well-known services made plain
        ── fields.py    raw fields -> Paper
 ```
 
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from semsearch.errors import RecordError, SourceError
 from semsearch.papers import Paper
-from semsearch.readers import json_document, jsonl, results_page, sources, table
+from semsearch.readers import bibtex, json_document, jsonl, results_page, sources, table, tagged, xml_document
 from semsearch.readers.fields import paper_of, readable_id
 from semsearch.readers.records import Reader, Record, Unusable, WrongKindError
 from semsearch.readers.sources import SourceFile
@@ -36,7 +38,17 @@ __all__ = [
     "read",
 ]
 
-READERS: tuple[Reader, ...] = (jsonl.READER, json_document.READER, table.TSV, table.CSV, results_page.READER)
+READERS: tuple[Reader, ...] = (
+    jsonl.READER,
+    json_document.READER,
+    xml_document.READER,
+    bibtex.READER,
+    tagged.RIS,
+    tagged.MEDLINE,
+    table.TSV,
+    table.CSV,
+    results_page.READER,
+)
 """In the order in which they are asked whether a content without a known suffix is theirs."""
 
 FORMATS: tuple[str, ...] = tuple(reader.name for reader in READERS)
@@ -139,12 +151,13 @@ def _named(name: str) -> Reader:
 def _reader_for(file: SourceFile, stream: Stream, alone: bool) -> Reader:
     suffix = sources.suffix_of(file.path.name) if file.path else ""
     by_suffix = next((reader for reader in READERS if suffix in reader.suffixes), None)
-    if by_suffix and (alone or by_suffix.sure_by_suffix or by_suffix.looks_like(stream.head)):
+    if by_suffix and (by_suffix.sure_by_suffix or not stream.head.strip()):
         return by_suffix
-    if by_suffix is None:
-        for reader in READERS:
-            if not stream.head.strip() or reader.looks_like(stream.head):
-                return reader
+    for reader in READERS:
+        if not stream.head.strip() or reader.looks_like(stream.head):
+            return reader
+    if by_suffix and alone and not stream.wrong_kind:
+        return by_suffix  # it says best what is missing
     if stream.wrong_kind:
         raise WrongKindError(f"is {stream.wrong_kind}")
     raise WrongKindError(f"is of no known format; if it holds papers, name its format: {', '.join(FORMATS)}")

@@ -12,16 +12,19 @@ because it tells that the record is damaged.
 named under `LEFT_OUT`. What a source says of an author besides the name (such as an affiliation) is not kept.
 """
 
+import ast
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from semsearch.errors import RecordError
 from semsearch.papers import MAX_TITLE_CHARACTERS, Paper, normalise_id, normalise_published, normalise_text
+from semsearch.readers import markup, services
 from semsearch.readers.jsonl import KINDS
 
 MAX_FIELDS = 10_000
@@ -34,20 +37,25 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _MAX_NAMES_LEFT_OUT = 20
 
 _FIELD_NAMES = {
-    "paper_id": "id paper_id arxiv_id acl_id pmid openalex_id _id key",
+    "paper_id": "id paper_id arxiv_id acl_id pmid openalex_id _id key entry_id pubmed_id",
     "doi": "doi",
-    "title": "title name",
-    "abstract": "abstract summary text description",
-    "authors": "authors author creators",
-    "published": "date published publication_date publishedAt submitted year",
-    "categories": "categories category subjects fields_of_study keywords",
-    "venue": "venue journal booktitle conference publisher_venue",
-    "url": "url link pdf_url",
+    "title": "title name display_name article_title document_title paper_title",
+    "abstract": "abstract summary text description abstract_note abstract_text",
+    "authors": "authors author creators author_names author_string",
+    "published": "date published publication_date first_publication_date publishedAt publish_time submitted issued year"
+    " publication_year pub_year",
+    "categories": "categories category subjects fields_of_study keywords author_keywords manual_tags",
+    "venue": "venue journal journal_title publication_title source_title booktitle conference publisher_venue",
+    "url": "url link pdf_url pdf_link",
     "source": "source",
-    "popularity": "popularity citations citation_count upvotes n_citations",
+    "popularity": "popularity citations citation_count upvotes n_citations cited_by_count cited_by times_cited",
 }
 ABSTRACT_NAMES = _FIELD_NAMES["abstract"].replace(" ", ", ")
 _MAX_KNOWN_NAME = 40
+
+_NOTHING = {"nan", "none", "null", "n/a", "no abstract available", "no abstract available.", "[no abstract available]"}
+"""What programs write into a known field where there is nothing: tables of pandas, Scopus, PubMed."""
+_LONGEST_NOTHING = max(map(len, _NOTHING))
 
 
 class _Role(NamedTuple):
@@ -91,19 +99,20 @@ def paper_of(fields: Mapping[str, Any], default_source: str | None = None) -> Pa
         raise RecordError(f"the record has {len(fields):,} fields; at most {MAX_FIELDS:,} are allowed")
     candidates, extra = _sorted_out(fields)
     if "abstract" not in candidates:
-        raise RecordError(f"the record has no abstract, or a blank one (looked for: {ABSTRACT_NAMES})")
+        raise RecordError(f"the record has no abstract, or a blank one (looked for: {ABSTRACT_NAMES}){_way_in(fields)}")
     fill = partial(_filled, candidates, extra)
     try:
         doi = fill("doi", _text)
+        url = fill("url", _web_address)
         paper = Paper.build(
-            paper_id=_first(candidates, extra, "paper_id", _identity),
-            title=_first(candidates, extra, "title", _wording) or "",
-            abstract=_first(candidates, extra, "abstract", _wording) or "",
+            paper_id=_first(candidates, extra, "paper_id", _identity) or (_named_by(url) if url and not doi else None),
+            title=_first(candidates, extra, "title", _prose) or "",
+            abstract=_first(candidates, extra, "abstract", _prose) or "",
             authors=fill("authors", partial(_names, split=_people)) or (),
             published=_most_precise_date(candidates, extra),
             categories=fill("categories", partial(_names, split=_subjects)) or (),
             venue=fill("venue", _text),
-            url=fill("url", _web_address),
+            url=url,
             doi=doi,
             source=fill("source", _text) or default_source,
             popularity=fill("popularity", _figure),
@@ -115,14 +124,45 @@ def paper_of(fields: Mapping[str, Any], default_source: str | None = None) -> Pa
     return replace(paper, extra=_kept(extra)) if extra else paper
 
 
+def _way_in(fields: Mapping[str, Any]) -> str:
+    """Return how to take out the papers that stand inside of a record, if some seem to."""
+    inside = [
+        (f"{name}.{key}", value[key]) for name, value in fields.items() if isinstance(value, dict) for key in value
+    ]
+    for path, items in (*fields.items(), *inside):
+        if isinstance(items, list) and items and isinstance(items[0], dict) and _PATH.fullmatch(path):
+            return f"; if its list {path} holds papers, take them out, for example with: jq -c '.{path}[]'"
+    return ""
+
+
+_PATH = re.compile(r"[A-Za-z_]{1,30}(?:\.[A-Za-z_]{1,30})?")
+
+
+_SUFFIX = re.compile(r"[JS]r\.?|I{2,3}|IV|V", re.IGNORECASE)
+
+
+def given_first(name: str) -> str:
+    """Return a name as it is spoken, from a format that writes the family's first.
+
+    >>> given_first("Lovelace, Ada"), given_first("King, Jr., Martin"), given_first("King, Martin, Jr.")
+    ('Ada Lovelace', 'Martin King Jr.', 'Martin King Jr.')
+    """
+    family, *rest = (part.strip() for part in name.split(","))
+    given = [part for part in rest if not _SUFFIX.fullmatch(part)]
+    suffix = [part for part in rest if _SUFFIX.fullmatch(part)]  # last in RIS, second in BibTeX
+    return " ".join(part for part in (*given, family, *suffix) if part)
+
+
 def readable_id(fields: Mapping[str, Any]) -> str | None:
     """Return the normalised id that the fields name, even if they make no paper, or None."""
     candidates, extra = _sorted_out(fields)
     try:
         if named := _first(candidates, extra, "paper_id", _identity):
             return normalise_id(named)
-        doi = _filled(candidates, extra, "doi", _text)
-        return normalise_id(f"doi:{doi.removeprefix('doi:')}") if doi else None
+        if doi := _filled(candidates, extra, "doi", _text):
+            return normalise_id(f"doi:{doi.removeprefix('doi:')}")
+        address = _filled(candidates, extra, "url", _web_address)
+        return _named_by(address) if address else None
     except RecordError:
         return None
 
@@ -135,6 +175,7 @@ def _sorted_out(fields: Mapping[str, Any]) -> tuple[_Candidates, dict[str, Any]]
     """Return the filled fields that are recognised, by role and in order of preference, and those that are not."""
     if isinstance(fields.get("paper"), dict):
         fields = _unwrapped(fields)
+    fields = services.plain(fields)
     candidates: _Candidates = {}
     extra: dict[str, Any] = {}
     for key, value in fields.items():
@@ -143,6 +184,8 @@ def _sorted_out(fields: Mapping[str, Any]) -> tuple[_Candidates, dict[str, Any]]
         role = _ROLES.get(key) or _role(key)
         if role is None:
             extra[key] = value
+            continue
+        if isinstance(value, str) and len(value) <= _LONGEST_NOTHING and value.strip().lower() in _NOTHING:
             continue
         name, rank = role
         if name in candidates:
@@ -216,6 +259,10 @@ def _wording(key: str, value: object) -> str:
     raise RecordError(f"the field {key[:_MAX_KNOWN_NAME]!r} is {KINDS[type(value)]}; expected text")
 
 
+def _prose(key: str, value: object) -> str:
+    return markup.plain(_wording(key, value))
+
+
 _ARXIV_PARTS = re.compile(r"(\d{3,4})\.(\d{1,5})")
 _OPENALEX_ADDRESS = "https://openalex.org/"
 
@@ -226,7 +273,7 @@ def _identity(key: str, value: object) -> str:
         value = int(value)
     identity = _wording(key, value).strip()
     name = _squeezed(key)
-    if name == "pmid" and identity.isdecimal():
+    if name in ("pmid", "pubmedid") and identity.isdecimal():
         return f"pmid:{identity}"
     if name == "openalexid" and identity[:1] in "Ww" and identity[1:].isdecimal():
         return f"openalex:{identity.upper()}"
@@ -237,6 +284,15 @@ def _identity(key: str, value: object) -> str:
     if identity.startswith(_OPENALEX_ADDRESS):
         return f"openalex:{identity.removeprefix(_OPENALEX_ADDRESS)}"
     return identity
+
+
+def _named_by(address: str) -> str | None:
+    """Return the arXiv id, the DOI or the ACL id that an address names, or None."""
+    try:
+        identity = normalise_id(address)
+    except RecordError:
+        return None
+    return identity if identity != address.strip() else None
 
 
 def _text(value: object) -> str | None:
@@ -272,9 +328,31 @@ def _date(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     try:
-        return normalise_published(value)
+        return normalise_published(_in_figures(value) if isinstance(value, str) else value)
     except (RecordError, ValueError):
         return None
+
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = r"(?P<month>" + "|".join(_MONTHS) + r")[a-z]*\.?"
+_SPELLED_DATES = [
+    re.compile(rf"(?P<year>\d{{4}})[ -]{_MONTH}(?:[ -](?P<day>\d{{1,2}})\b)?", re.IGNORECASE),
+    re.compile(rf"(?:(?P<day>\d{{1,2}})[ -])?{_MONTH},?[ -](?P<year>\d{{4}})", re.IGNORECASE),
+    re.compile(rf"{_MONTH} (?P<day>\d{{1,2}}), ?(?P<year>\d{{4}})", re.IGNORECASE),
+]
+
+
+def _in_figures(date: str) -> str:
+    """Return a date that names its month in English as an ISO date; of a range, the begin.
+
+    >>> _in_figures("2019 Jun 12"), _in_figures("June 2019"), _in_figures("2019 Jun-Jul"), _in_figures("Jun 12, 2019")
+    ('2019-6-12', '2019-6', '2019-6', '2019-6-12')
+    """
+    for form in _SPELLED_DATES:
+        if match := form.match(date):
+            parts = (match["year"], _MONTHS.index(match["month"].lower()) + 1, match["day"])
+            return "-".join(str(part) for part in parts if part)
+    return date
 
 
 class _PartOfNames(tuple[str, ...]):
@@ -284,7 +362,8 @@ class _PartOfNames(tuple[str, ...]):
 def _names(value: object, split: Callable[[str], list[str]]) -> tuple[str, ...] | None:
     """Return the names in a list or a text, or None; a `_PartOfNames` if the list holds something else too."""
     if isinstance(value, str):
-        value = _printed_list(value) or split(value)
+        printed = _printed_list(value)
+        value = split(value) if printed is None else printed
     if not isinstance(value, list) or len(value) > MAX_NAMES:
         return None
     names = tuple(name for item in value if (name := _name(item)) is not None)
@@ -292,27 +371,36 @@ def _names(value: object, split: Callable[[str], list[str]]) -> tuple[str, ...] 
 
 
 def _name(item: object) -> str | None:
-    """Return the one name that an item of a list holds: a text, {"name": ...} or {"given": ..., "family": ...}."""
+    """Return the one name that an item of a list holds: a text, {"name": ...}, {"given": ..., "family": ...} or so."""
     if isinstance(item, str):
         return item if len(item) <= MAX_TITLE_CHARACTERS else None
     if isinstance(item, dict):
         if isinstance(item.get("name"), str):
             item = item["name"]
-        elif isinstance(item.get("family"), str):
-            given = item.get("given")
-            item = f"{given} {item['family']}" if isinstance(given, str) else item["family"]
+        elif isinstance(item.get("literal"), str):
+            item = item["literal"]
+        else:
+            parts = (item.get(name) for name in _PARTS_OF_NAMES)
+            item = " ".join(part for part in parts if isinstance(part, str)) or None
     return _text(item)
 
 
-_PRINTED_ITEM = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+_PARTS_OF_NAMES = ("given", "firstName", "non-dropping-particle", "family", "lastName", "suffix")
+"""As CSL-JSON, Crossref and Zotero call them, in the order in which they are spoken."""
+_MAX_PRINTED_LIST = 100_000
+_ODD_ESCAPE = re.compile(r"\\(?![\\'\"nrtux])")  # a backslash that is text, about which Python would warn
 
 
-def _printed_list(text: str) -> list[str] | None:
-    """Return the items of a list that a program printed into a table cell: "['cs.CL', 'cs.LG']"."""
+def _printed_list(text: str) -> list[Any] | None:
+    """Return a list that a program printed into a table cell, such as "['cs.CL', 'cs.LG']", or None for other text."""
     text = text.strip()
-    if text[:1] != "[" or text[-1:] != "]":
+    if text[:1] != "[" or text[-1:] != "]" or len(text) > _MAX_PRINTED_LIST:
         return None
-    return [single or double for single, double in _PRINTED_ITEM.findall(text)]
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = parse(_ODD_ESCAPE.sub(r"\\\\", text))
+            return value if isinstance(value, list) else None
+    return None
 
 
 def _people(text: str) -> list[str]:
@@ -320,20 +408,27 @@ def _people(text: str) -> list[str]:
 
     >>> _people("Ada Lovelace; Alan Turing"), _people("Lovelace, Ada and Turing, Alan"), _people("Lovelace, Ada")
     (['Ada Lovelace', 'Alan Turing'], ['Lovelace, Ada', 'Turing, Alan'], ['Lovelace, Ada'])
-    >>> _people("Ada Lovelace, Alan Turing and Grace Hopper")
-    ['Ada Lovelace', 'Alan Turing', 'Grace Hopper']
+    >>> _people("Ada Lovelace, Alan Turing and Grace Hopper"), _people("Ada Lovelace, Alan Turing")
+    (['Ada Lovelace', 'Alan Turing', 'Grace Hopper'], ['Ada Lovelace', 'Alan Turing'])
     """
     if ";" in text:
         return _split(text, ";")
     people = _split(text, " and ")
     if all(person.count(",") == 1 for person in people):
-        return people
+        return _split(text, ",") if len(people) == 1 and _are_two_full_names(text) else people
     names = [name.removeprefix("and ") for person in people for name in _split(person, ",")]
     # Full names have a space in them; "Lovelace, A., Turing, A." has none, and no comma there is sure to part people.
     return names if len(names) > 2 and all(" " in name for name in names) else people
 
 
-_ARXIV_CATEGORY = re.compile(r"[a-z][a-z-]*\.[A-Za-z][A-Za-z-]+|[a-z]+-[a-z]{2,3}")
+def _are_two_full_names(text: str) -> bool:
+    """Whether a comma parts two people: no "van der Berg, Jan P." does it, and no "Smith Jones, A. B."."""
+    first, second = (part.split() for part in text.split(","))
+    are_full = len(first) > 1 and len(second) > 1 and not first[0][0].islower()
+    return are_full and any(len(word.rstrip(".")) > 1 for word in second)
+
+
+_ARXIV_CATEGORY = re.compile(r"[a-z][a-z-]*\.[A-Za-z][A-Za-z-]+|[a-z]+-[a-z]{2,4}")
 
 
 def _subjects(text: str) -> list[str]:

@@ -17,6 +17,7 @@ _MARKS = re.compile(rb'[\[\]{}",]')
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # up to the closing quote, or the end of the chunk
 _OPENING = b"[{"
 _WRAPPERS = frozenset(name.encode() for name in jsonl.WRAPPERS)
+_ENVELOPES = frozenset(name.lower().encode() for name in jsonl.ENVELOPES)
 _MAX_KEY_BYTES = 64
 
 _STRAY = "there is text outside of the JSON list or object"
@@ -54,7 +55,8 @@ class _Cutter:
     """Cuts a JSON text that arrives in chunks into its records.
 
     `depth` counts open brackets. `list_depth` is the depth inside the list whose items are records, or None. While a
-    top-level object is open and has shown no such list, it is held as a record itself.
+    top-level object is open and has shown no such list, it is held as a record itself: a list is one only if it begins
+    with an object, and no field named abstract stands before it.
     """
 
     def __init__(self) -> None:
@@ -63,6 +65,9 @@ class _Cutter:
         self.list_depth: int | None = None
         self.quoted = False
         self._wrapped = False
+        self._may_wrap = False  # the mark before this one opened a list that may hold the records
+        self._envelope_depth = 1  # of the objects in which such a list may stand
+        self._has_abstract = False
         self._stray_told = False
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -94,6 +99,7 @@ class _Cutter:
             if not match:
                 break
             mark = match[0]
+            self._may_wrap = self._may_wrap and mark == b"{"
             if self.depth == 0 and mark not in _OPENING:
                 yield from self._stray(at)
             if mark == b'"':
@@ -117,6 +123,8 @@ class _Cutter:
         if end < len(self._chunk):
             self.quoted = self._chunk[end] != ord('"')
             self._resume = int(self.quoted)  # a backslash ends the chunk; what it escapes begins the next one
+            if self.depth == 1 and not self.quoted:
+                self._has_abstract = self._has_abstract or self._key.lower() == b"abstract"
         return end + 1
 
     def _open(self, mark: bytes, at: int) -> None:
@@ -126,16 +134,27 @@ class _Cutter:
             if mark == b"[":
                 self.list_depth = 1
                 self._begin(at + 1)
-        elif self.depth == 1 and self.list_depth is None and mark == b"[" and self._key.lower() in _WRAPPERS:
-            self.list_depth = 2
-            self._wrapped = True
-            self._begin(at + 1)
+            self._may_wrap, self._has_abstract, self._envelope_depth = False, False, 1
+        elif self.list_depth is None:
+            self._look_for_list(mark, at)
         self.depth += 1
+
+    def _look_for_list(self, mark: bytes, at: int) -> None:
+        """See whether the records' list begins here, inside a top-level object."""
+        if mark == b"{" and self._may_wrap:
+            self.list_depth, self._wrapped = self.depth, True
+            self._begin(at)
+        elif mark == b"{" and self.depth == 1 and self._key.lower() in _ENVELOPES:
+            self._envelope_depth = 2
+        is_known = mark == b"[" and self.depth == self._envelope_depth and self._key.lower() in _WRAPPERS
+        self._may_wrap = is_known and not self._has_abstract
 
     def _close(self, at: int) -> Iterator[Line | Unusable]:
         if self.depth == 0:
             return
         self.depth -= 1
+        if self.depth == 1:
+            self._envelope_depth = 1
         if self.list_depth == self.depth + 1:
             yield from self._item(at, is_last=True)
             self.list_depth = None

@@ -7,8 +7,11 @@ from typing import Any
 from semsearch.readers.records import Reader, Record, Unusable
 from semsearch.readers.streams import MAX_RECORD_REASON, Stream
 
-WRAPPERS = frozenset({"papers", "data", "results", "records"})
-"""Under these names an object may hold the list of papers, instead of being one."""
+WRAPPERS = frozenset({"papers", "data", "results", "records", "items", "notes", "articles", "works", "hits", "result"})
+"""Under these names an object without an abstract may hold the list of papers, instead of being one."""
+
+ENVELOPES = frozenset({"message", "resultList"})
+"""Under these names a service's answer holds an object that holds the list: Crossref and Europe PMC do so."""
 
 KINDS: dict[type, str] = {
     dict: "an object",
@@ -72,7 +75,15 @@ def looks_like(head: bytes) -> bool:
 
 def _is_record(line: bytes) -> bool:
     fields = parsed(line)
-    return isinstance(fields, dict) and not any(isinstance(fields.get(name), list) for name in WRAPPERS)
+    return isinstance(fields, dict) and not (wraps(fields) or any(wraps(fields.get(name)) for name in ENVELOPES))
+
+
+def wraps(value: object) -> bool:
+    """Whether an object holds a list of papers instead of being one."""
+    if not isinstance(value, dict) or "abstract" in value:
+        return False
+    lists = [value[name] for name in WRAPPERS if isinstance(value.get(name), list)]
+    return any(items and isinstance(items[0], dict) for items in lists)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from semsearch.readers.streams import printable, why
 
 STDIN = "-"
 PACKING_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
+_OTHER_PACKING_SUFFIXES = (".bz2", ".xz", ".zip")  # not read, but not passed over either: a reason says so
 
 
 class SourceFile(NamedTuple):
@@ -31,8 +32,8 @@ class Files(NamedTuple):
 def files_of(source: str | Path, suffixes: tuple[str, ...]) -> Files:
     """Return the files that a source names, in natural order: chunk_2 before chunk_10.
 
-    A folder stands for the files below it with one of the `suffixes`, packed or not; what is hidden is skipped. A glob
-    pattern stands for all files that it matches.
+    A folder stands for the files below it with one of the `suffixes`, packed or not, and for packed ones without any;
+    what is hidden is skipped. A glob pattern stands for all files that it matches.
 
     :raises SourceError: if there is no such path, or no file to read in it.
     """
@@ -90,11 +91,18 @@ def _files_below(folder: Path, suffixes: tuple[str, ...]) -> list[SourceFile]:
     paths = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(place, name) for name in names if not name.startswith(".") and suffix_of(name) in suffixes]
+        paths += [Path(place, name) for name in names if not name.startswith(".") and _may_hold_papers(name, suffixes)]
     files = _in_natural_order(paths, folder)
     if not files:
         raise SourceError(f"the folder {printable(str(folder))} holds no file of a known format: {', '.join(suffixes)}")
     return files
+
+
+def _may_hold_papers(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a name is that of a known format, packed or not, or that of something packed without saying what."""
+    bare = _without(name, _OTHER_PACKING_SUFFIXES)
+    suffix = suffix_of(bare)
+    return suffix in suffixes or (bare.lower().endswith(PACKING_SUFFIXES) and not suffix)
 
 
 def _files_matching(pattern: str) -> list[SourceFile]:

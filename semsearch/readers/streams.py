@@ -255,6 +255,10 @@ def _recut(chunks: Iterator[bytes] | list[bytes]) -> Iterator[bytes]:
 
 
 def _wrong_kind(start: bytes) -> str | None:
+    if start.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in start:
+        return "an Excel workbook or another document of Office; save it as CSV in UTF-8"
+    if start[257:262] == b"ustar":
+        return "a tar archive; unpack it first"
     for magic, kind in _FOREIGN_MAGIC.items():
         if start.startswith(magic):
             return kind

@@ -6,6 +6,7 @@ below it, instead of the rest of the file becoming one cell.
 """
 
 import csv
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Line,
 _DELIMITERS = (",", ";", "\t", "|")
 _MAX_ROW_LINES = 10_000
 """Short lines are held at many times their size, so bytes alone do not bound a row whose quotes never close."""
+_TELLS_DELIMITER = re.compile(rb"sep=([,;\t|])\r?\n")  # a line of Excel's above the header
 _ESSENTIAL = ("paper_id", "title", "abstract")
 
 
@@ -69,7 +71,9 @@ def records(stream: Stream, delimiter: str | None = None) -> Iterator[Record | U
     if csv.field_size_limit() < MAX_RECORD_BYTES:  # the bound of a record is ours to check, so none is cut by csv
         csv.field_size_limit(MAX_RECORD_BYTES)
     lines = _Lines(stream.lines())
-    delimiter = delimiter or _delimiter_of(stream.head)
+    if told := _TELLS_DELIMITER.match(stream.head):
+        next(lines)
+    delimiter = delimiter or (told[1].decode() if told else _delimiter_of(stream.head))
     rows = _rows(lines, delimiter)
     names: list[str] | None = None
     for row in rows:
@@ -108,6 +112,8 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[_Row | Unusable]:
 
 
 def _header(row: _Row | Unusable, stream: Stream) -> list[str]:
+    if b"\r" in stream.head and b"\n" not in stream.head:
+        raise WrongKindError("ends its lines as the first Macs did; convert it, for example with: tr '\\r' '\\n'")
     if isinstance(row, Unusable):
         raise WrongKindError(f"has no usable header: {row.reason}")
     names = [name.strip() or f"column_{position}" for position, name in enumerate(row, start=1)]
@@ -122,7 +128,8 @@ def _header(row: _Row | Unusable, stream: Stream) -> list[str]:
 def _record(row: _Row, names: list[str], taken: list[Line]) -> Record | Unusable:
     for line in taken:
         if line.data is not None and not _is_utf8(line.data):
-            return Unusable(row.line, f"the record is not valid UTF-8 in line {line.number}")
+            way_out = "if it came from Excel, convert the file: iconv -f CP1252 -t UTF-8"
+            return Unusable(row.line, f"the record is not valid UTF-8 in line {line.number}; {way_out}")
     missing = names[len(row) :]
     if any(role_of(name) in _ESSENTIAL for name in missing) or any(cell.strip() for cell in row[len(names) :]):
         return Unusable(row.line, f"the row has {len(row)} cells, the header {len(names)}")
@@ -149,7 +156,7 @@ def _is_utf8(data: bytes) -> bool:
 
 
 def _first_row(head: bytes, delimiter: str) -> list[str]:
-    text = head.decode(errors="replace").lstrip("\n")
+    text = _TELLS_DELIMITER.sub(b"", head, count=1).decode(errors="replace").lstrip("\n")
     try:
         return next(csv.reader([text.partition("\n")[0].rstrip("\r")], delimiter=delimiter, strict=True), [])
     except csv.Error:

@@ -41,6 +41,26 @@ _PAGE = (
     + b"\nA title without abstract\nOn what is not\n"
     + b"What is not is not either. It never was, and nobody ever said so. " * 4
 )
+_BIBTEX = (
+    b"@string{v = {A venue}}\n@article{p1,\n  title = {On {T}hings}, author = {B, A. and D, C.},\n"
+    b'  abstract = "They {\\em are}, 5\\% of $x$.",\n  journal = v # { of it}, year = 2020, month = jun,\n}\n'
+    b"@misc(p2, title = {More}, abstract = {Yet more.}, keywords = {a, b}, keywords = {c})\n"
+)
+_RIS = b"TY  - JOUR\nTI  - On things\nAU  - B, A.\nAB  - They are.\nTruly.\nPY  - 2020\nDA  - 2020/06/01/\nER  - \n"
+_MEDLINE = b"PMID- 17\nTI  - On things\n      that are\nAB  - They are.\nDP  - 2020 Jun 1\nLID - 10.1000/x [doi]\n\n"
+_PUBMED = (
+    b"<PubmedArticleSet><PubmedArticle><PMID>17</PMID><Article><ArticleTitle>On <i>things</i></ArticleTitle><Abstract>"
+    b'<AbstractText Label="WHAT">They are.</AbstractText></Abstract></Article></PubmedArticle></PubmedArticleSet>'
+)
+_ATOM = (
+    b'<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><entry><id>http://arxiv.org/abs/2001.00001v2</id>'
+    b"<title>On things</title><summary>They are &amp; were.</summary><published>2020-01-01T00:00:00Z</published>"
+    b'<category term="cs.CL"/><link href="http://arxiv.org/abs/2001.00001v2"/></entry></feed>'
+)
+_OPENALEX = (
+    b'{"id": "https://openalex.org/W1", "abstract_inverted_index": {"They": [0], "are.": [1]}, "authorships": [{}]}'
+)
+_CROSSREF = b'{"title": ["A"], "container-title": ["B"], "issued": {"date-parts": [[2020]]}, "abstract": "<jats:p>C"}'
 
 
 @contextmanager
@@ -184,11 +204,15 @@ _MANIFEST = max((Path(__file__).parents[1] / "data").rglob("manifest.json")).rea
 _LINES = _PAPER + b"\n" + _PAPER.replace(b"p1", b"p2") + b"\n{\n"
 _LIST = b"[" + _PAPER + b",\n " + _PAPER.replace(b"p1", b"p2") + b"]"
 _BY_FORMAT = {
-    "jsonl": (_LINES, b'{"paper": ' + _PAPER + b', "title": "a"}'),
+    "jsonl": (_LINES, b'{"paper": ' + _PAPER + b', "title": "a"}', _OPENALEX, _CROSSREF),
     "json": (_LIST, b'{"papers": ' + _LIST + b', "more": {"data": []}}', _LINES),
     "csv": (_TABLE, _TABLE.replace(b",", b";"), b'id|title|abstract\n1|"a""b|c|d\n'),
     "tsv": (_TABLE.replace(b",", b"\t"), b'title\tabstract\na "b" c\td\n'),
     "page": (_PAGE,),
+    "bibtex": (_BIBTEX,),
+    "ris": (_RIS, _RIS.replace(b"ER  - \n", b"") * 2),
+    "medline": (_MEDLINE * 2,),
+    "xml": (_PUBMED, _ATOM, b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'),
 }
 assert set(_BY_FORMAT) == set(FORMATS), "every reader has seeds"
 
