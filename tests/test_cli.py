@@ -298,6 +298,21 @@ def test_deleting_an_unknown_paper_deletes_nothing(run: Run, papers: Path) -> No
     assert json.loads(run("stats", "--json")[1])["papers"] == 3
 
 
+def test_a_deletion_that_was_interrupted_is_published_by_the_same_command(
+    run: Run, papers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", "papers.jsonl")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("semsearch.publishing.publish_pending", interrupted)
+        assert run("delete", "p1")[0] == 130
+    assert json.loads(run("stats", "--json")[1])["papers"] == 3
+    assert run("delete", "p1") == (0, "0 deleted; 2 papers remain\n", "")
+
+
 def test_stats_and_verify(run: Run, papers: Path, tmp_path: Path) -> None:
     run("index", "papers.jsonl")
     code, out, _ = run("stats")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FakeEncoder, FakeLoader, Index, make_paper, write_jsonl
+from conftest import FakeEncoder, FakeLoader, Index, make_paper, passage_vectors, write_jsonl
 from numpy.typing import NDArray
 
 from semsearch.durable import exclusive_lock
@@ -17,8 +17,8 @@ from semsearch.errors import (
     SemsearchError,
     SourceError,
 )
-from semsearch.generation import IndexFolder, open_current
-from semsearch.library import Library
+from semsearch.generation import IndexFolder, open_current, open_staged
+from semsearch.library import Embedding, Library, text_digest
 from semsearch.papers import Paper
 from semsearch.publishing import publish_pending
 from semsearch.reindex import Import, Progress, ReindexReport, imports_of, update_index
@@ -272,6 +272,45 @@ def test_another_model_encodes_everything_anew_and_the_first_one_nothing(tmp_pat
     assert kept.encoded == 0, "without --model an index keeps the one it has"
     back = update_index(tmp_path / "index", imports, model="all-MiniLM-L6-v2", load=loader)
     assert (back.encoded, back.papers) == (0, 12), "embeddings are kept for ever"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_change_of_model_takes_along_what_came_and_went_while_it_encoded(
+    tmp_path: Path, loader: FakeLoader, beside: bool
+) -> None:
+    folder = IndexFolder(tmp_path / "index")
+    source = write_jsonl(tmp_path / "s.jsonl", [make_paper(number) for number in range(12)])
+    update_index(folder.path, imports_of([source]), load=loader)
+    live = open_current(folder).manifest.encoder
+
+    class Meanwhile(FakeEncoder):
+        """Deletes a paper, corrects one and adds one, as a service does, when the first batch is encoded."""
+
+        done = False
+
+        def encode_passages(self, passages: Sequence[Tokenised]) -> NDArray[np.float32]:
+            if not Meanwhile.done:
+                Meanwhile.done = True
+                with Library.open(folder.library) as library:
+                    library.delete(["p7"])
+                    papers = [make_paper(3, abstract="Corrected."), make_paper(99)]
+                    number = library.encoder_number(live.fingerprint, live.name)
+                    vectors = passage_vectors(FakeEncoder(live), [paper.text for paper in papers])
+                    found = [
+                        Embedding(text_digest(paper.text), vector, 9)
+                        for paper, vector in zip(papers, vectors, strict=True)
+                    ]
+                    library.add_versions("api", papers, found, number)
+                    publish_pending(folder, library, None)
+            return super().encode_passages(passages)
+
+    other = str(_other_model(tmp_path))
+    load = lambda model, device=None: Meanwhile(model.spec, device)  # noqa: E731
+    report = update_index(folder.path, [], model=other, beside=beside, load=load)
+    made = open_staged(folder) if beside else open_current(folder)
+    with Library.open(folder.library) as library:
+        assert made.live_seqs().tolist() == library.all_live_seqs(library.last_seq()).tolist()
+    assert (Meanwhile.done, report.papers, made.manifest.encoder.max_tokens) == (True, 12, 128)
 
 
 def test_a_model_that_changed_under_its_name_is_refused(tmp_path: Path, loader: FakeLoader) -> None:

@@ -73,6 +73,7 @@ def index(
 @json_option
 def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
     """Delete the papers named by ID from the index; their history stays in the library until purged."""
+    from semsearch.errors import NotEncodedError
     from semsearch.generation import IndexFolder, open_current
     from semsearch.library import Library
     from semsearch.papers import normalise_id
@@ -81,12 +82,15 @@ def delete(paper_ids: tuple[str, ...], index: Path, as_json: bool) -> None:
     folder = IndexFolder(index)
     folder.check_exists()
     names = [normalise_id(paper_id) for paper_id in paper_ids]
-    encoder = open_current(folder).manifest.encoder  # first of all: what cannot be published must not be deleted
+    open_current(folder)  # first of all: what cannot be published must not be deleted
     with Library.open(folder.library) as library:
-        if unknown := sorted(set(names) - set(library.live_seqs(names))):
+        if unknown := [name for name in names if not library.has_met(name)]:
             raise click.ClickException(f"not in the index: {', '.join(unknown)}; nothing was deleted")
-        deleted = library.delete(names)
-        generation = publish_pending(folder, library, encoder)
+        deleted = library.delete(names)  # an interrupted run may have deleted some: they are published all the same
+        try:
+            generation = publish_pending(folder, library, None)
+        except NotEncodedError as error:
+            raise click.ClickException(f"{len(deleted)} deleted, but searches still show them: {error}") from error
     result = {"deleted": deleted, "papers": generation.papers, "generation": generation.manifest.generation}
     say(result, as_json, f"{len(deleted)} deleted; {generation.papers:,} papers remain")
 
