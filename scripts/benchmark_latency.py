@@ -209,7 +209,7 @@ def parts_timed(searcher: Searcher, clock: Clock) -> Iterator[None]:
         "words": [(LexicalIndex, ("search", "most"))],
         "joining and feedback": [(Ranker, ("ranked",))],
         "ids of ties": [(Generation, ("ids_at",))],
-        "folding": [(Works, ("best_of_each", "versions_of", "first_of_each"))],
+        "folding": [(Works, ("best_of_each", "versions_of", "count", "several"))],
         "papers": [(Library, ("versions_at",))],
         "titles": [(Generation, ("titled", "title_words_at")), (LexicalIndex, ("in_titles",))],
         "weak": [(search, ("is_weak",))],

@@ -28,13 +28,13 @@ from semsearch.errors import GenerationDamageError, RecordError
 from semsearch.papers import Paper, normalise_id
 from semsearch.queries import LexicalQuery, Part
 
-RECIPE = "text+title:english,names,authors,ids-1"
+RECIPE = "text+title:english,names,authors,ids-2"
 """Names fields and analysis; an index of another recipe cannot be extended, only written anew from the library."""
 
 SCORE_DECIMALS = 4
 """A score is a float32 sum over up to hundreds of terms: of one around a hundred, the fifth decimal is noise."""
 
-_MAX_TERM_BYTES = 40
+_MAX_TERM_BYTES = 250  # 60 letters of any script; what is longer is no word
 _WRITER_BYTES = 128_000_000  # about 100,000 papers; then the writer begins another segment
 _META, _MANAGED = "meta.json", ".managed.json"
 _REPLACED = (_META, _MANAGED)  # the only files that tantivy gives a new content under an old name
@@ -73,10 +73,14 @@ def _analyzer(tokenizer: Tokenizer, *more: Filter) -> tantivy.TextAnalyzer:
     return builder.build()
 
 
+# Chinese and Japanese write words without spaces: each character is a term, and words are phrases.
+_IDEOGRAPH = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
+_WORD = rf"{_IDEOGRAPH}|[[\p{{Alphabetic}}\p{{N}}]--{_IDEOGRAPH}]+"
+
 # What the split at every sign would take apart: GPT-3.5, k-NN, COVID-19, don't, TCP/IP, C++, C#.
 _NAME = r"W+(?:[-.'’/]W+)*[+#]+|W+(?:[-.'’/]W+)+".replace("W", r"[\p{L}\p{N}]")
-_STEMMED = _analyzer(Tokenizer.simple(), Filter.stemmer("english"))
-_FOLDED = _analyzer(Tokenizer.simple())
+_STEMMED = _analyzer(Tokenizer.regex(_WORD), Filter.stemmer("english"))
+_FOLDED = _analyzer(Tokenizer.regex(_WORD))
 _NAMES = _analyzer(Tokenizer.regex(_NAME))
 _ANALYZERS = {"stemmed": _STEMMED, "folded": _FOLDED, "names": _NAMES}
 
@@ -371,10 +375,7 @@ class LexicalIndex:
     def holding(self, parts: Sequence[Part], *, every: bool) -> NDArray[np.int64] | None:
         """Return the seqs of all papers that hold every one of these parts, or any; None if they ask for nothing."""
         occur = Occur.Must if every else Occur.Should
-        clauses = [(occur, clause) for part in parts if (clause := self._part_clause(part))]
-        if not clauses:
-            return None
-        return self._found_by(_joined(clauses))
+        return self._found_by(_joined([(occur, self._part_clause(part)) for part in parts])) if parts else None
 
     def named(self, paper_id: str) -> NDArray[np.int64]:
         """Return the seqs of all papers that have this id, or have it for another spelling of theirs."""
@@ -470,25 +471,37 @@ class LexicalIndex:
 
     def _clauses(self, query: LexicalQuery) -> list[tuple[Occur, Query]]:
         """Return the clauses of a query; none if nothing could be found by it."""
-        demands = self._demands(query)
         optional = [(Occur.Should, clause) for clause in self._word_clauses(query.words)]
+        demands = self._demands(query, authors_score=not optional)
         if any(occur == Occur.Must for occur, _ in demands):
             return demands + optional
         return [(Occur.Must, _joined(optional)), *demands] if optional else []
 
-    def _demands(self, query: LexicalQuery) -> list[tuple[Occur, Query]]:
-        sides = ((Occur.Must, query.required), (Occur.MustNot, query.excluded))
-        return [(occur, clause) for occur, parts in sides for part in parts if (clause := self._part_clause(part))]
+    def _demands(self, query: LexicalQuery, *, authors_score: bool = True) -> list[tuple[Occur, Query]]:
+        """Return the clauses of what must and what must not be.
 
-    def _part_clause(self, part: Part) -> Query | None:
-        """Return the clause of a part, None where nothing of it is left to search."""
+        :param authors_score: not where there are words, of whose answers it tells nothing how few have written them.
+        """
+        sides = ((Occur.Must, query.required), (Occur.MustNot, query.excluded))
+        clauses = [(occur, part, self._part_clause(part)) for occur, parts in sides for part in parts]
+        return [
+            (occur, clause if authors_score or part.field != "author" else Query.const_score_query(clause, 0.0))
+            for occur, part, clause in clauses
+        ]
+
+    def _part_clause(self, part: Part) -> Query:
+        """Return the clause of a part; one that finds nothing where nothing of it is left to search."""
         if part.field == "author":  # "Geoffrey E. Hinton" is also "Hinton, Geoffrey": all words, in any order
-            names = _FOLDED.analyze(part.words)
-            return _joined([(Occur.Must, self._term("author", name)) for name in names]) if names else None
+            names = [(Occur.Must, self._term("author", name)) for name in _FOLDED.analyze(part.words)]
+            return _joined(names) if names else Query.empty_query()
         terms = analyse(part.words)
-        if len(terms) < 2:  # which tantivy calls no phrase
-            return self._term(part.field, terms[0]) if terms else None
-        return Query.phrase_query(self._schema, part.field, [*terms])
+        if not terms:
+            return Query.empty_query()
+        # One term is what tantivy calls no phrase. What only signs tell apart (C++, C#) is looked for as a name too.
+        phrase = Query.phrase_query(self._schema, part.field, [*terms]) if len(terms) > 1 else None
+        words = phrase or self._term(part.field, terms[0])
+        names = [(Occur.Must, self._term("name", name)) for name in _NAMES.analyze(part.words) if name[-1] in "+#"]
+        return _joined([(Occur.Must, words), *names]) if names else words
 
     def _word_clauses(self, words: Sequence[str]) -> Iterator[Query]:
         """Return one clause per field and distinct word: flat, because tantivy skips blocks only in a flat union."""

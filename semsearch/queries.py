@@ -43,15 +43,17 @@ _PART = re.compile(
 
 
 _LONGEST_TYPED = 10  # words
+_MOST_TYPED_CHARACTERS = 200  # where words are not parted by spaces
 
 
 def parse_query(text: str) -> LexicalQuery:
     """Return what a typed query asks for; whatever is no syntax is words, so no text is an error.
 
     `"a phrase"`, `title:word`, `title:"a phrase"` and `author:name` are required, a `-` before any of them or before a
-    word, not before a number, excludes it, and all other words are optional. In a text of more than ten words, which is
-    written or pasted rather than typed, quotation marks are only that; and where nothing is asked for, nothing can be
-    taken from it, so a text that would only exclude is words too.
+    word, not before a number, excludes it, and all other words are optional. In a text of more than ten words or 200
+    characters, which is written or pasted rather than typed, quotation marks are only that, and so is a dash before a
+    word or a phrase; and where nothing is asked for, nothing can be taken from it, so a text that would only exclude is
+    words too.
 
     >>> query = parse_query('speech -survey "hidden markov" author:rabiner')
     >>> query.words, query.text
@@ -67,16 +69,16 @@ def parse_query(text: str) -> LexicalQuery:
     required: list[Part] = []
     excluded: list[Part] = []
     subject: list[str] = []
-    is_prose = len(text.split()) > _LONGEST_TYPED
+    is_prose = len(text.split()) > _LONGEST_TYPED or len(text) > _MOST_TYPED_CHARACTERS
     for match in _PART.finditer(text.translate(_QUOTES)):
         phrase, field = match["phrase"], (match["field"] or "text").lower()
         part = Part((match["word"] if phrase is None else phrase).strip(), field)  # type: ignore[arg-type]
-        plain = field == "text" and not match["minus"] and (phrase is None or is_prose)
+        plain = field == "text" and (is_prose or (phrase is None and not match["minus"]))
         if plain:
             words += part.words.split()
         elif any(map(str.isalnum, part.words)):
             (excluded if match["minus"] else required).append(part)
-        if part.words and not match["minus"] and field != "author":
+        if part.words and field != "author" and (plain or not match["minus"]):
             subject.append(part.words)
     if not required and not excluded:
         return LexicalQuery(tuple(words), text=text)  # as it was typed, quotation marks and all

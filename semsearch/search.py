@@ -314,11 +314,14 @@ class Searcher:
     def _question(self, query: str, mode: Mode, where: Filter, *, exact: bool = False) -> tuple[LexicalQuery, Question]:
         """Return what a query asks for, as it was read and as it is ranked.
 
-        What is the title of a paper is read as nothing else, whatever signs it holds.
+        What is the title of a paper is read as nothing else, whatever signs it holds; but what is demanded stays so: a
+        phrase in quotes may be the whole title of one paper, and is meant to be held by many.
         """
         text = clean_query(query)
         titled = self.generation.titled(text)
-        asked = LexicalQuery.of_text(text) if titled.size else parse_query(text)
+        asked = parse_query(text)
+        if titled.size and not asked.required:
+            asked = LexicalQuery.of_text(text)
         subject = asked.text if mode != "lexical" else ""
         vector = self._query_vector(subject) if subject else None
         words = asked if mode != "dense" or vector is None else None
@@ -372,13 +375,14 @@ class Searcher:
         generation, manifest = self.generation, self.generation.manifest
         ranking, places, complete = self._window(Ranker(generation, question), page)
         hits = self._hits(ranking, places, page, self._terms_of(text))
-        if question.vector is not None:  # every row has a cosine, so all that are allowed could be hits
-            among, exact = self._counted(question.allowed, page), True
-        else:
-            among, exact = np.zeros(manifest.rows, dtype=np.bool_), complete
-            among[ranking.rows[list(places)]] = True
-        total = int(np.count_nonzero(among))
-        facets = self._facets(among, page.facet_values) if page.facet_values else None
+        found = question.allowed
+        exact = question.vector is not None or bool(question.words and question.words.required)
+        if not exact:  # of the rows that are allowed, some hold no word
+            mask = np.zeros(manifest.rows, dtype=np.bool_)
+            mask[ranking.rows] = True
+            found, exact = Allowed(generation, mask), complete
+        total = self._total(found, page)
+        facets = self._facets(generation.live if found is None else found.mask, page) if page.facet_values else None
         approximate = manifest.approximate and page.approximate and question.vector is not None
         return Answer(
             hits=hits,
@@ -420,15 +424,15 @@ class Searcher:
                 widest = ranker.ranked(window)
                 ranking = ranking.followed_by(widest)
 
-    def _counted(self, allowed: Allowed | None, page: Page) -> NDArray[np.bool_]:
-        """Return the rows that totals and facets count: of each work, if works are folded, its first."""
-        if allowed is None:
-            return self.generation.first_versions if page.collapse == "work" else self.generation.live
-        return allowed.first_versions if page.collapse == "work" else allowed.mask
+    def _total(self, found: Allowed | None, page: Page) -> int:
+        """Return how many papers were found, or how many works, if works are folded; None stands for all papers."""
+        if page.collapse == "work":
+            return self.generation.live_works if found is None else found.works
+        return self.generation.papers if found is None else found.count
 
     @stage("facets")
-    def _facets(self, among: NDArray[np.bool_], values: int) -> dict[str, Facet]:
-        return self.generation.facets(among, values)
+    def _facets(self, among: NDArray[np.bool_], page: Page) -> dict[str, Facet]:
+        return self.generation.facets(among, page.facet_values, folded=page.collapse == "work")
 
     @stage("explain")
     def _hits(self, ranking: Ranking, places: Sequence[int], page: Page, terms: QueryTerms) -> tuple[Hit, ...]:

@@ -144,14 +144,17 @@ class Works:
         """
         return np.sort(np.unique(self.of(ranked), return_index=True)[1])
 
-    def first_of_each(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return one row of each work in this mask, its lowest there, as a mask; both of shape (rows,)."""
-        mask = allowed.copy()
-        among = mask[self._members]
-        several = self._members[among]
-        mask[several] = False
-        mask[several[np.unique(self._works[among], return_index=True)[1]]] = True
-        return mask
+    def count(self, among: NDArray[np.bool_]) -> int:
+        """Return how many works the rows in this mask are, of shape (rows,)."""
+        held = among[self._members[self._by_work]]
+        works = self._works[self._by_work[held]]
+        repeated = int(np.count_nonzero(works[1:] == works[:-1]))
+        return int(np.count_nonzero(among)) - repeated
+
+    def several(self, among: NDArray[np.bool_]) -> tuple[Rows, Rows]:
+        """Return the rows in this mask whose works have several rows, in it or not, ascending, and the work of each."""
+        held = among[self._members]
+        return self._members[held], self._works[held]
 
 
 def _components(count: int, edges: Rows) -> Rows:

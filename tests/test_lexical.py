@@ -79,7 +79,7 @@ def test_places_are_those_of_the_terms(text: str) -> None:
 
 def test_first_spelling_of_each_term() -> None:
     assert spellings("Parsers and parsing, PARSER") == {"parser": "Parsers", "and": "and", "pars": "parsing"}
-    assert spellings("深度 - α?") == {"深度": "深度", "α": "α"}
+    assert spellings("深度 - α?") == {"深": "深", "度": "度", "α": "α"}
     assert spellings("... !") == {}
 
 
@@ -247,6 +247,46 @@ def test_what_is_found(library: LexicalIndex, typed: str, expected: list[int]) -
 @pytest.mark.parametrize(("typed", "best"), [("C++", 3), ("C#", 3), ("gpt-4", 4), ("asked long questions", 4)])
 def test_what_is_found_first(library: LexicalIndex, typed: str, best: int) -> None:
     assert library.search(parse_query(typed), 10)[1][0] == best
+
+
+UNSPACED = [
+    make_paper(1, "我们研究机器翻译和对齐。"),
+    make_paper(2, "翻译是机器做的吗?"),
+    make_paper(3, "электроэнцефалографические исследования"),
+    make_paper(4, "социологические исследования"),
+    make_paper(5, "Compilers for C++ and their tests"),
+    make_paper(6, "Compilers for C and vitamin C"),
+]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("机器翻译", [1, 2]),
+        ('"机器翻译"', [1]),
+        ("исследования -электроэнцефалографические", [4]),
+        ('"электроэнцефалографические исследования"', [3]),
+        ("compilers -C++", [6]),
+        ('"C++"', [5]),
+        ('"for C++"', [5]),
+        ('"for C"', [5, 6]),
+        ("compilers title:" + "a" * 300, []),
+    ],
+)
+def test_what_is_demanded_in_other_scripts_and_with_signs(tmp_path: Path, typed: str, expected: list[int]) -> None:
+    assert found(opened(tmp_path, *UNSPACED), typed) == expected
+
+
+def test_how_few_have_written_a_paper_does_not_count(tmp_path: Path) -> None:
+    crowd = tuple(f"Person Number{n}" for n in range(30))
+    papers = [
+        make_paper(1, "snow and rain", authors=("Ada Berg",)),
+        make_paper(2, "snow", authors=("Ada Berg", *crowd)),
+    ]
+    index = opened(tmp_path, *papers, *(make_paper(n, "rain") for n in range(3, 9)))
+    plain, asked = (index.search(parse_query(typed), 10) for typed in ("snow", "snow author:berg"))
+    np.testing.assert_array_equal(plain[1], asked[1])
+    np.testing.assert_array_equal(plain[0], asked[0])
 
 
 def test_a_name_that_is_a_common_word_counts_little(tmp_path: Path) -> None:

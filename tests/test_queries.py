@@ -50,12 +50,24 @@ def test_what_is_no_syntax_is_words(typed: str) -> None:
     assert parse_query(typed) == LexicalQuery.of_text(typed)
 
 
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "We describe a lamp -a new one- that glows along the shore, and measure for how long it does so.",
+        "一盏新的灯" * 40 + ' "沿岸" 发光',
+    ],
+)
+def test_nothing_is_taken_from_what_is_pasted(pasted: str) -> None:
+    assert parse_query(pasted) == LexicalQuery(words=parse_query(pasted).words, text=pasted)
+
+
 def test_in_prose_quotation_marks_are_only_that() -> None:
     typed = 'Why do all of them call the pale glow along the shore "sea fire" and not light?'
     query = parse_query(typed)
     assert (query.required, query.excluded, query.text) == ((), (), typed)
     assert {"sea", "fire"} <= set(query.words)
-    assert parse_query("sea fire along " * 4 + "-shore author:sand").excluded == (Part("shore"),)
+    demanding = parse_query("sea fire along " * 4 + "-shore author:sand -author:dune")
+    assert (demanding.required, demanding.excluded) == ((Part("sand", "author"),), (Part("dune", "author"),))
 
 
 def test_parts_without_a_letter_demand_nothing() -> None:

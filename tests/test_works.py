@@ -195,8 +195,9 @@ def test_works_are_what_pairs_connect(graph: tuple[int, list[tuple[int, int]]], 
     turned = [pair[::-1] for pair in sorted(pairs)]
     assert Works(as_pairs(turned)).of(np.arange(rows)).tolist() == works.of(np.arange(rows)).tolist()
     allowed = np.arange(rows) % 3 > 0
-    firsts = {min(row for row in reached if allowed[row]) for reached in expected if any(allowed[[*reached]])}
-    assert np.flatnonzero(works.first_of_each(allowed)).tolist() == sorted(firsts)
+    assert works.count(allowed) == len({min(reached) for reached in expected if any(allowed[[*reached]])})
+    folded = [(row, min(reached)) for row, reached in enumerate(expected) if allowed[row] and len(reached) > 1]
+    assert list(zip(*(side.tolist() for side in works.several(allowed)), strict=True)) == folded
 
 
 def test_a_long_chain_is_one_work() -> None:
@@ -208,7 +209,7 @@ def test_without_pairs_each_row_is_its_own_work() -> None:
     works = Works(as_pairs([]))
     assert works.of(np.arange(4)).tolist() == [0, 1, 2, 3]
     assert works.versions_of(2).tolist() == [2]
-    assert works.first_of_each(np.array([True, False, True, True])).tolist() == [True, False, True, True]
+    assert works.count(np.array([True, False, True, True])) == 3
 
 
 def test_folding() -> None:

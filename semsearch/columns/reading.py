@@ -100,6 +100,20 @@ class Columns:
         years = np.flatnonzero(counts)
         yield from zip(years.tolist(), counts[years].tolist(), strict=True)
 
+    def year_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the year of each of these rows, 0 for one without, shape (n,)."""
+        days = self.first_day[rows].astype(np.int64)
+        return np.where(days <= LAST_DAY, days // 10_000, 0)
+
+    def labels_of(
+        self, field: LabelField, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[str, str]]]:
+        """Return what these rows carry: places in `rows`, an entry's number beside each, and the entries.
+
+        An entry is its key and its label.
+        """
+        return self._names[field].entries_of(rows)
+
     def labels(self, field: LabelField, among: NDArray[np.bool_]) -> Iterator[tuple[str, str, int]]:
         """Yield the key, the label and how many of these rows carry it; a key may come more than once."""
         yield from self._names[field].counts(among)
@@ -137,12 +151,23 @@ class _Names:
         """Yield the two halves of each entry that these rows carry, and how many of them do."""
         counts = np.bincount(self.codes[np.take(among, self.rows)])
         codes = np.flatnonzero(counts)
-        text = self.text.data
-        for start, end, count in zip(
-            self.starts[codes].tolist(), self.starts[codes + 1].tolist(), counts[codes].tolist(), strict=True
-        ):
-            key, _, label = bytes(text[start + 1 : end]).decode().partition("\t")
+        for (key, label), count in zip(self._entries(codes), counts[codes].tolist(), strict=True):
             yield key, label, count
+
+    def entries_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], list[tuple[str, str]]]:
+        """Return places in `rows`, the number of an entry that the row there carries, and the entries' halves."""
+        first, last = np.searchsorted(self.rows, rows, "left"), np.searchsorted(self.rows, rows, "right")
+        many = last - first
+        places = np.repeat(np.arange(len(rows)), many)
+        within = np.arange(len(places)) - np.repeat(np.cumsum(many) - many, many)
+        codes, numbers = np.unique(self.codes[np.repeat(first, many) + within], return_inverse=True)
+        return places, numbers, list(self._entries(codes))
+
+    def _entries(self, codes: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
+        text = self.text.data
+        for start, end in zip(self.starts[codes].tolist(), self.starts[codes + 1].tolist(), strict=True):
+            key, _, label = bytes(text[start + 1 : end]).decode().partition("\t")
+            yield key, label
 
     def _codes_with(self, needles: Counter[str]) -> NDArray[np.int64]:
         longest = max(needles, key=len)

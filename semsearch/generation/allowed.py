@@ -37,6 +37,6 @@ class Allowed:
         return np.sort(self._generation.seqs_at(np.flatnonzero(self.mask)))
 
     @cached_property
-    def first_versions(self) -> NDArray[np.bool_]:
-        """One allowed row of each work, as a mask of shape (rows,)."""
-        return self._generation.works.first_of_each(self.mask)
+    def works(self) -> int:
+        """How many works the allowed rows are."""
+        return self._generation.works.count(self.mask)

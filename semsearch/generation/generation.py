@@ -78,8 +78,7 @@ class Generation:
         """Which rows can be found, shape (rows,)."""
         self.live[tombstones] = False
         self.works = Works(work_pairs[self.live[work_pairs].all(axis=1)])
-        self.first_versions = self.works.first_of_each(self.live)
-        """One live row of each work, as a mask of shape (rows,)."""
+        self.live_works = self.works.count(self.live)
 
     @property
     def papers(self) -> int:
@@ -177,9 +176,13 @@ class Generation:
         """Return which live rows a filter means, shape (rows,)."""
         return self.live & matching_rows([segment.columns for segment in self.segments], wanted, rows_of_ids)
 
-    def facets(self, among: NDArray[np.bool_], limit: int) -> dict[str, Facet]:
-        """Return how these rows are spread over years, categories, venues and sources."""
-        return facets([segment.columns for segment in self.segments], among, limit)
+    def facets(self, among: NDArray[np.bool_], limit: int, *, folded: bool = False) -> dict[str, Facet]:
+        """Return how these rows are spread over years, categories, venues and sources.
+
+        :param folded: rows of one work count once for each value that any of them has.
+        """
+        columns = [segment.columns for segment in self.segments]
+        return facets(columns, among, limit, self.works.several(among) if folded else None)
 
     def live_seqs(self) -> NDArray[np.int64]:
         """Return the seqs of all versions that can be found, ascending."""
