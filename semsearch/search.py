@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from semsearch.library import Library
 from semsearch.papers import Paper, normalise_id, normalise_text
 from semsearch.publishing import check_made_from
 from semsearch.queries import LexicalQuery, parse_query
-from semsearch.ranking import Mode, Question, Ranker, Ranking
+from semsearch.ranking import MODES, Mode, Question, Ranker, Ranking
 from semsearch.stages import stage
 from semsearch.weakness import is_weak
 
@@ -111,7 +111,7 @@ class Answer:
 class Page:
     """Which part of an answer is wanted, and from which papers.
 
-    :raises ValueError: if the page reaches beyond rank 1,000.
+    :raises ValueError: if the page reaches beyond rank 1,000, or a value is none of those it may be.
     """
 
     limit: int = 10
@@ -127,6 +127,10 @@ class Page:
         """Refuse a page that reaches too far."""
         if self.limit < 1 or self.offset < 0 or self.offset + self.limit > MAX_WINDOW:
             raise ValueError(f"limit must be 1 or more, offset 0 or more, and both together at most {MAX_WINDOW:,}")
+        if self.facet_values < 0:
+            raise ValueError(f"facet_values must be 0 or more, not {self.facet_values}")
+        if self.collapse not in get_args(Collapse):
+            raise ValueError(f"collapse must be one of {', '.join(get_args(Collapse))}, not {self.collapse!r}")
 
 
 class Searcher:
@@ -192,7 +196,7 @@ class Searcher:
 
         `"a phrase"`, `title:word` and `author:name` are demanded of every hit, `-word` is excluded.
 
-        :raises ValueError: if the query is blank, too long or not text.
+        :raises ValueError: if the query is blank, too long or not text, or there is no such mode.
         """
         started = time.perf_counter()
         asked, question = self._question(query, mode, page.where, exact=not page.approximate)
@@ -220,8 +224,8 @@ class Searcher:
         :raises ValueError: if no id is given, or nothing is left of the mean.
         """
         started = time.perf_counter()
-        if not paper_ids:
-            raise ValueError("name at least one paper")
+        if not paper_ids or isinstance(paper_ids, str) or isinstance(disliked, str):
+            raise ValueError("name at least one paper, in a list")
         liked, avoided = self._seqs_of(paper_ids), self._seqs_of(disliked)
         vector = self._between(liked, avoided)
         words = LexicalQuery.of_text(self._texts_of(liked))
@@ -317,6 +321,8 @@ class Searcher:
         What is the title of a paper is read as nothing else, whatever signs it holds; but what is demanded stays so: a
         phrase in quotes may be the whole title of one paper, and is meant to be held by many.
         """
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         text = clean_query(query)
         titled = self.generation.titled(text)
         asked = parse_query(text)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +218,33 @@ def test_exact_is_what_small_indexes_always_are(run: Run, papers: Path) -> None:
     code, out, _ = run("search", "songs", "--exact", "--json")
     assert code == 0
     assert json.loads(out)["meta"]["approximate"] is False
+
+
+@pytest.mark.parametrize("asked", [["search", "-"], ["related", "--text", "-"]])
+def test_no_standard_input_is_said_so(
+    run: Run, papers: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("index", "papers.jsonl")
+    monkeypatch.setattr("sys.stdin", None)
+    code, _, err = run(*asked)
+    assert code == 2 and "there is no standard input to read; give the text itself" in err
+
+
+def test_whoever_reads_may_have_enough(run: Run, papers: Path, tmp_path: Path) -> None:
+    run("index", "papers.jsonl")
+    for command in (["stats", "--json"], ["search", "songs", "--mode", "lexical"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        semsearch = [sys.executable, "-P", "-m", "semsearch.cli", *command]
+        done = subprocess.run(semsearch, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_id_is_meant_as_it_is_written(run: Run, papers: Path) -> None:
+    run("index", "papers.jsonl")
+    found = json.loads(run("search", "songs", "--id", "!p1", "--id", "p2", "--json")[1])
+    assert [hit["paper"]["id"] for hit in found["results"]] == ["p2"]
 
 
 def test_facets_follow_the_hits(run: Run, papers: Path) -> None:

@@ -336,6 +336,17 @@ def test_a_paper_whose_title_is_typed_comes_first_and_its_signs_are_no_syntax(ti
     assert ids(titled.search("Paper 7", Page(where=parse_filter([("ids", "p8|p9")])))) in (["p8", "p9"], ["p9", "p8"])
 
 
+def test_what_no_argument_can_be_is_refused(titled: Searcher) -> None:
+    with pytest.raises(ValueError, match="mode must be one of hybrid, dense, lexical, not 'Dense'"):
+        titled.search("snow", mode="Dense")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="collapse must be one of work, none, not 'works'"):
+        Page(collapse="works")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="facet_values must be 0 or more, not -1"):
+        Page(facet_values=-1)
+    with pytest.raises(ValueError, match="name at least one paper, in a list"):
+        titled.related("p7")
+
+
 def test_a_phrase_is_demanded_though_it_is_the_title_of_a_paper(titled: Searcher) -> None:
     assert ids(titled.search('"Paper 7"', Page(50))) == ["p7"]
     assert titled.search('"Paper 7"', Page(50, facet_values=5)).total == 1

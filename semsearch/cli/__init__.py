@@ -17,6 +17,7 @@ Heavy rooms are imported inside the commands that need them, so that `semsearch 
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -44,7 +45,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. Everything committed so far is safe; run the same command again to go on.", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `semsearch search … | head`
+    except _NobodyReadsError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (SemsearchError, ValueError, OSError) as error:
@@ -52,7 +53,24 @@ def main() -> None:
         sys.exit(1)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _NobodyReadsError(Exception):
+    """Whoever read the output has closed it, as in `semsearch search … | head`."""
+
+
+class _Commands(click.Group):
+    """The commands; one whose reader has enough has done its work, where click would exit with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _NobodyReadsError from error
+        return result
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, package_name="semsearch", message="semsearch %(version)s")
 @click.option("--verbose", "-v", is_flag=True, help="Say on stderr what is going on inside.")
 def cli(verbose: bool) -> None:

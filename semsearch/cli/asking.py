@@ -1,6 +1,5 @@
 """Which papers answer a question, and which are like others? `search`, `related`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import click
 
 from semsearch.cli.answers import print_answer
 from semsearch.cli.options import MODES, PageOptions, device_option, index_option, json_option, page_options
+from semsearch.cli.terminal import standard_input
 
 if TYPE_CHECKING:
     from semsearch.ranking import Mode
@@ -50,7 +50,7 @@ def search(
     semsearch search whale songs --from 2021-03 --venue '!arXiv*' --author 'A. Lovelace'
     semsearch search whale songs --facets 5
     """  # noqa: D301  # click wants the character \b itself, before lines that it shall not wrap
-    text = sys.stdin.read() if query == ("-",) else " ".join(query)
+    text = standard_input() if query == ("-",) else " ".join(query)
     page = page_options.page()
     with opened(index, device) as searcher:
         print_answer(searcher.search(text, page, mode), page, as_json)
@@ -91,7 +91,7 @@ def related(
         if text is None:
             answer = searcher.related(paper_ids, page, disliked)
         else:
-            answer = searcher.related_to_text("", sys.stdin.read() if text == "-" else text, page)
+            answer = searcher.related_to_text("", standard_input() if text == "-" else text, page)
         print_answer(answer, page, as_json)
 
 

@@ -118,7 +118,7 @@ def _check_floor(run: "Run", floor: float) -> None:
     name, value = run.headline
     if value is None:
         raise click.ClickException(f"no question gives {name}, so it cannot be compared with {floor}")
-    if value < floor:
+    if not value >= floor:  # nan, which is not under anything, is no floor that was reached
         click.echo(f"{name} {value:.6f} is under {floor}", err=True)
         raise click.exceptions.Exit(_UNDER)
 

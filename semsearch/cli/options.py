@@ -107,7 +107,10 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         conditions = [(name, value) for name in _FILTERS for value in options.pop(name)]
         conditions += [] if has_doi is None else [("has_doi", str(has_doi).lower())]
-        conditions += [("ids", "|".join(paper_id))] if paper_id else []
+        if paper_id:
+            from semsearch.filters import escape_label
+
+            conditions.append(("ids", "|".join(map(escape_label, paper_id))))
         page = PageOptions(limit, offset, not no_collapse, facets, exact, tuple(conditions))
         return command(page_options=page, **options)
 
@@ -115,7 +118,13 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--limit", "-n", type=click.IntRange(1, 100), default=10, show_default=True, help="How many papers."
         ),
-        click.option("--offset", type=click.IntRange(0, 999), default=0, show_default=True, help="Skip so many."),
+        click.option(
+            "--offset",
+            type=click.IntRange(0, 999),
+            default=0,
+            show_default=True,
+            help="Skip so many.",
+        ),
         *(
             click.option(flag, name, multiple=True, metavar=metavar, help=text)
             for name, (flag, metavar, text) in _FILTERS.items()

@@ -1,6 +1,7 @@
 """What do several commands print?"""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The exit code that shells expect of a program ended by Ctrl-C."""
+
+
+def standard_input() -> str:
+    """Return all that is on standard input.
+
+    :raises click.UsageError: if there is none.
+    """
+    if sys.stdin is None:
+        raise click.UsageError("there is no standard input to read; give the text itself")
+    return sys.stdin.read()
 
 
 def say(result: dict[str, Any], as_json: bool, text: str) -> None:
