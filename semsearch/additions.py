@@ -374,7 +374,7 @@ def encode_strays(library: Library, encoder: Encoder, after: int, most: int) -> 
     :raises NotEncodedError: if these are more than `most` papers.
     """
     number = library.encoder_number(encoder.spec.fingerprint, encoder.spec.name)
-    seqs = library.unencoded_seqs(number, after)
+    seqs = library.unencoded_seqs(number, after, library.last_seq()).tolist()
     if len(seqs) > most:
         raise NotEncodedError(
             f"{len(seqs)} papers are not encoded for the model that is served, {encoder.spec.name}; whatever encodes "

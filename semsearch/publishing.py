@@ -55,16 +55,18 @@ def publish_pending(
     parent: Generation | None = None,
     *,
     up_to: int | None = None,
+    prepare: Callable[[int], object] = lambda seq: None,
     most_merged: int | None = None,
     encoder: Encoder | None = None,
 ) -> Generation:
-    """Return the live generation after publishing what the library holds beyond it; no paper is encoded.
+    """Return the live generation after publishing what the library holds beyond it; no paper is encoded here.
 
     Where the live one is of another encoder, this goes on from one that is staged, or that was live before. Where no
     sound generation of this encoder is left, the whole of it is rebuilt from the library.
 
     :param spec: of the vector space to publish; None for that of the live generation.
     :param up_to: the last seq to publish; None for all that there is.
+    :param prepare: called with that seq, when nobody else can publish any more.
     :param most_merged: how many rows of old segments may be written again with the new ones; None for any number. What
         is due beyond that is left to a later publish.
     :param parent: a generation that the caller has open; if it is the live one, it is taken as it is, not opened anew.
@@ -89,6 +91,7 @@ def publish_pending(
         if parent and not parent.manifest.is_extendable:
             parent = None
         last_seq = library.last_seq() if up_to is None else max(up_to, parent.manifest.last_seq if parent else 0)
+        prepare(last_seq)
         number = library.encoder_number(spec.fingerprint, spec.name)
         known = parent.manifest.weak_below if parent else None
         to_measure = parent and encoder and is_due(known, parent.papers)

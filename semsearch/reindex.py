@@ -5,9 +5,9 @@ together, batch by batch, so a run that is killed has lost no more than the batc
 the next run goes on from there.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -26,20 +26,17 @@ from semsearch.encoders import (
     load_encoder,
 )
 from semsearch.encoding import EncodedBatch, EncodingLine
-from semsearch.errors import EncoderError, NoGenerationError, NotEncodedError, SemsearchError, SourceError
+from semsearch.errors import EncoderError, NoGenerationError, SemsearchError, SourceError
 from semsearch.generation import Generation, IndexFolder, last_spec, open_current
 from semsearch.library import Library, content_digest
 from semsearch.papers import Paper
 from semsearch.publishing import check_made_from, publish_pending, stage_pending
 from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
-logger = logging.getLogger(__name__)
-
 Precision = Literal["float32", "int8"]
 
 _WINDOW_PAPERS = 256  # few enough to stay in the cache while they are compared
 _KEPT_REJECTIONS = 1_000
-_MOST_CATCHING_UP = 10  # rounds of encoding what came in during the one before
 _LOCK_WAIT_SECONDS = 2.0  # a service that starts looks into the lock for an instant
 
 
@@ -157,13 +154,20 @@ def update_index(
         with EncodingLine(library, encoder, number) as line:
             run = _Run(library, number, line, on_progress or (lambda progress: None))
             run.bring_in_all(imports)
-
-            def published() -> Generation:
-                if beside:
-                    return stage_pending(folder, library, found.spec, library.last_seq(), encoder)
-                return publish_pending(folder, library, found.spec, encoder=encoder)
-
-            return run.reported(run.caught_up(parent.manifest.last_seq if parent and same_space else 0, published))
+            after = parent.manifest.last_seq if parent and same_space else 0
+            # A service may add and delete papers meanwhile, encoded for the model that it still serves. They are
+            # published too: an older state of the library would take back what was deleted.
+            while run.encode_missing(after, library.last_seq()) > _WINDOW_PAPERS:
+                pass
+            if beside:
+                up_to = library.last_seq()
+                run.encode_missing(after, up_to)
+                return run.reported(stage_pending(folder, library, found.spec, up_to, encoder))
+            return run.reported(
+                publish_pending(
+                    folder, library, found.spec, prepare=partial(run.encode_missing, after), encoder=encoder
+                )
+            )
 
 
 def switch_to(
@@ -374,30 +378,17 @@ class _Run:
         elif gone:
             self.report.deleted += len(self._library.delete(gone, origin))
 
-    def caught_up(self, after: int, publish: Callable[[], Generation]) -> Generation:
-        """Return what `publish` makes of all that the library holds, encoded first since seq `after`.
+    def encode_missing(self, after: int, up_to: int) -> int:
+        """Encode what only another encoder has encoded since seq `after`, and return how many versions that were.
 
-        A service may add papers meanwhile, encoded for the model that it still serves: those are encoded too, and then
-        it is tried again. To leave them for later would take back what was deleted meanwhile.
-
-        :raises NotEncodedError: if more come each time.
+        After a change of model that is all that the library held at `up_to`.
         """
-        for _ in range(_MOST_CATCHING_UP):
-            self.encode_missing(after)
-            try:
-                return publish()
-            except NotEncodedError as error:
-                logger.info("papers came in meanwhile: %s", error)
-        self.encode_missing(after)
-        return publish()
-
-    def encode_missing(self, after: int) -> None:
-        """Encode what only another encoder has encoded since seq `after`: all of it after a change of model."""
-        seqs = self._library.unencoded_seqs(self._number, after)
+        seqs = self._library.unencoded_seqs(self._number, after, up_to)
         for start in range(0, len(seqs), _WINDOW_PAPERS):
-            versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS])
+            versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS].tolist())
             self._add_embeddings(self._line.put([version.paper for version in versions.values()]), len(seqs))
         self._add_embeddings(self._line.rest(), len(seqs))
+        return len(seqs)
 
     def _add_embeddings(self, batches: Iterable[EncodedBatch], expected: int) -> None:
         for papers, embeddings in batches:

@@ -138,9 +138,10 @@ def _mended(
         if not library.last_seq():
             return
         spec = before or _main_spec(folder, library)
-        if lacking := library.unencoded_seqs(library.encoder_number(spec.fingerprint, spec.name), 0):
+        number = library.encoder_number(spec.fingerprint, spec.name)
+        if lacking := library.unencoded_seqs(number, 0, library.last_seq()).size:
             encode_strays(library, encoder(spec), 0, _ANY_NUMBER)
-            yield f"encoded for {spec.name} {len(lacking):,} papers that had no sound embedding"
+            yield f"encoded for {spec.name} {lacking:,} papers that had no sound embedding"
         try:
             live = open_current(folder)
         except NoGenerationError:

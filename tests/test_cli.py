@@ -516,7 +516,7 @@ def test_eval_of_a_judged_set(run: Run, judged: Path, tmp_path: Path) -> None:
         "Note: 1 records of the corpus are no papers to semsearch (no text, most often)",
         "Note: 1 relevant papers are not indexed for one of these reasons, and count as not found",
         "skipped corpus.jsonl:4: the record has no abstract, or a blank one "
-        "(looked for: abstract, summary, text, description)",
+        "(looked for: abstract, summary, text, description, abstract_note, abstract_text)",
     ]
     figures = json.loads(out)
     assert figures["nDCG@10"] == pytest.approx((1 + 1 / math.log2(3) + 0) / 3, abs=1e-6)

@@ -134,6 +134,24 @@ def test_a_last_day_before_the_first_is_refused_and_a_contradiction_of_years_is_
     parsed("year=2020-", "year=-2019")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            [("ids", "|".join(f"p{n}" for n in range(start, start + 600))) for start in (0, 600)],
+            "names 1,200 ids in all",
+        ),
+        ([("ids", "!" + "|".join(f"p{n}" for n in range(501))), ("ids", "p1|p2")] * 2, "names 1,006 ids in all"),
+        ([("author", "|".join(f"writer{n}" for n in range(99)))] * 11, "names 1,089 alternatives in all"),
+        ([("year", "|".join(["2020"] * 60)), ("venue", "|".join(["a*"] * 60))] * 9, "names 1,080 alternatives in all"),
+    ],
+)
+def test_too_many_alternatives_in_all_are_refused(values: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message}; at most 1,000"):
+        parse_filter(values)
+    parse_filter(values[:-2] or values[:1])
+
+
 def test_too_many_conditions_are_refused() -> None:
     parse_filter([("year", "2020")] * 100)
     with pytest.raises(ValueError, match="101 conditions; at most 100"):

@@ -135,9 +135,9 @@ def test_a_text_is_embedded_once_for_all_papers_and_per_encoder(library: Library
     library.add_versions("o", twins, [embedding_of(twins[0])], one)
     assert library.missing_texts([digest], one) == set()
     assert library.missing_texts([digest], two) == {digest}
-    assert library.unencoded_seqs(one, 0) == []
-    assert library.unencoded_seqs(two, 0) == [1, 2]
-    assert library.unencoded_seqs(two, 1) == [2]
+    assert library.unencoded_seqs(one, 0, 2).tolist() == []
+    assert library.unencoded_seqs(two, 0, 2).tolist() == [1, 2]
+    assert library.unencoded_seqs(two, 1, 2).tolist() == [2]
     library.add_embeddings([Embedding(digest, np.ones(3, dtype=np.float32), 9)], two)
     assert [block.tolist() for _, block in library.vectors_at([2, 1], two)] == [[[1, 1, 1], [1, 1, 1]]]
     assert vectors_of(library, [1]) == [vector_of(twins[0].text).tolist()]

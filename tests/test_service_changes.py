@@ -42,6 +42,7 @@ from semsearch.encoders import Encoder, Tokenised
 from semsearch.generation import IndexFolder, open_current, spec_before
 from semsearch.library import Library
 from semsearch.papers import Paper
+from semsearch.readers.fields import ABSTRACT_NAMES
 from semsearch.reindex import Import, switch_to, update_index
 from semsearch.service import Admin, Limits
 from semsearch.service.answers import AdditionAnswer, DeletionAnswer
@@ -264,7 +265,7 @@ def test_a_key_that_names_another_request_is_refused(client: TestClient) -> None
 
 def test_the_answer_tells_of_each_paper(client: TestClient) -> None:
     body = accepted(post(client, record(1), record(2), {"id": "x"}, origin="feed"))
-    reason = "the record has no abstract, or a blank one (looked for: abstract, summary, text, description)"
+    reason = f"the record has no abstract, or a blank one (looked for: {ABSTRACT_NAMES})"
     assert body == {
         "new": 2,
         "changed": 0,

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -19,9 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_service import PAPERS, eventually, publish, service
 from test_service_changes import ADMIN, Http, record
 
+from semsearch.durable import exchange_folders
 from semsearch.encoders import Encoder
 from semsearch.errors import EncoderError
 from semsearch.generation import IndexFolder
+from semsearch.library import Library
+from semsearch.publishing import publish_pending
 from semsearch.service import Workers
 from semsearch.service.frames import frame, read_frame
 from semsearch.stages import STAGES
@@ -262,6 +266,37 @@ def test_a_reindex_beside_it_is_followed(index: Path) -> None:
         publish(index, [make_paper(number) for number in range(100, 140)])
         eventually(lambda: several.get("/stats")[1]["generation"] == 2)
         assert [status for status, _ in several.everywhere("/papers/p100")] == [200, 200]
+
+
+def test_another_index_in_its_place_is_followed_without_an_answer_missed(index: Path, tmp_path: Path) -> None:
+    publish(tmp_path / "other", [make_paper(number) for number in range(200, 230)])
+    with served(index) as several:
+        done = threading.Event()
+
+        def ask_on() -> set[int]:
+            statuses = set()
+            while not done.is_set():
+                statuses.add(several.get("/search?q=subject3")[0])
+            return statuses
+
+        with ThreadPoolExecutor(2) as pool:
+            asking = [pool.submit(ask_on) for _ in range(2)]
+            exchange_folders(tmp_path / "other", index)
+            eventually(lambda: several.get("/papers/p200")[0] == 200)
+            done.set()
+            assert [each.result() for each in asking] == [{200}, {200}]
+        assert [status for status, _ in several.everywhere("/papers/p5")] == [404, 404]
+
+
+def test_who_deletes_with_another_program_ends_the_pages_that_show_it(index: Path) -> None:
+    with served(index) as several:
+        first = several.get("/search?q=subject3&limit=15")[1]
+        path = f"/search?q=subject3&limit=15&cursor={first['meta']['next_cursor']}"
+        with Library.open(index / "library.db") as library:
+            library.delete(["p5"])
+            publish_pending(IndexFolder(index), library, None)
+        eventually(lambda: several.get("/papers/p5")[0] == 404)
+        assert [status for status, _ in several.everywhere(path)] == [410, 410]
 
 
 # Workers that end

@@ -15,6 +15,7 @@ from semsearch.filters.conditions import (
     Ids,
     LabelField,
     Labelled,
+    Not,
     Published,
     check_count,
 )
@@ -22,6 +23,8 @@ from semsearch.filters.folding import clean_text, days_of
 from semsearch.papers import normalise_published
 
 MAX_CONDITIONS = 100
+MAX_NAMED = 1_000
+"""Ids in all conditions together, and as many other alternatives: a long filter takes its time from others."""
 MAX_VALUE_CHARACTERS = 200_000
 """Room for the longest list of ids."""
 
@@ -41,6 +44,7 @@ def parse_filter(parameters: Iterable[tuple[str, str]]) -> Filter:
     if len(pairs) > MAX_CONDITIONS:
         raise ValueError(f"the filter has {len(pairs):,} conditions; at most {MAX_CONDITIONS} are allowed")
     conditions = [_condition(name, value) for name, value in pairs]
+    _check_size(conditions)
     _check_days([(name, condition) for (name, _), condition in zip(pairs, conditions, strict=True)])
     return AllOf(tuple(conditions))
 
@@ -178,6 +182,24 @@ _READERS: dict[str, tuple[Callable[[_Alternatives], Filter], str]] = {
 
 FILTER_NAMES = tuple(_READERS)
 """The names that `parse_filter` knows."""
+
+
+def _check_size(conditions: list[Filter]) -> None:
+    ids = others = 0
+    for each in conditions:
+        condition = each.part if isinstance(each, Not) else each
+        match condition:
+            case Ids(names):
+                ids += len(names)
+            case Labelled(_, exact, prefixes):
+                others += len(exact) + len(prefixes)
+            case Author(names):
+                others += len(names)
+            case AnyOf(parts):
+                others += len(parts)
+    if max(ids, others) > MAX_NAMED:
+        what = f"{ids:,} ids" if ids > MAX_NAMED else f"{others:,} alternatives"
+        raise ValueError(f"the filter names {what} in all; at most {MAX_NAMED:,} are allowed")
 
 
 def _check_days(conditions: list[tuple[str, Filter]]) -> None:

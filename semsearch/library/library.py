@@ -210,6 +210,13 @@ class Library:
                         deleted[head.paper_id] = None
         return list(deleted)
 
+    def last_deletion(self, after: int, up_to: int) -> int:
+        """Return the seq of the last deletion after `after`, up to `up_to`, 0 if there is none."""
+        ((seq,),) = self._rows(
+            f"SELECT max(seq) FROM changes WHERE seq > ? AND seq <= ? AND kind = {DELETION}", (after, up_to)
+        )
+        return seq or 0
+
     def purge(self, paper_ids: Sequence[str]) -> int:
         """Erase the text and embeddings of deleted papers for good; return how many versions were erased.
 
@@ -388,21 +395,22 @@ class Library:
             ).fetchone()
         return row[0] if row else None
 
-    def unencoded_seqs(self, encoder: int, after: int) -> list[int]:
-        """Return the seqs after `after` of the last versions of each import without an embedding of this encoder.
+    def unencoded_seqs(self, encoder: int, after: int, up_to: int) -> NDArray[np.int64]:
+        """Return which versions lack an embedding of this encoder: seqs after `after`, up to `up_to`, ascending.
 
-        Not only of the live ones: a version of another import comes back to life when the live one is deleted.
+        Those that were the last of their import at `up_to`. Not only the live ones: a version of another import comes
+        back to life when the live one is deleted.
         """
-        with self._lock, explained(self.path):
-            rows = self._connection.execute(
-                f"SELECT seq, paper_id FROM changes c WHERE seq > ? AND kind = {VERSION} AND NOT EXISTS "
-                "(SELECT 1 FROM embeddings e WHERE e.encoder = ? AND e.text_digest = c.text_digest)",
-                (after, encoder),
-            ).fetchall()
-        lacking = {row[0] for row in rows}
-        paper_ids = sorted({row[1] for row in rows})
-        heads = (head for batch in _batches(paper_ids, _IDS_PER_QUERY) for head in self._heads(batch))
-        return sorted(lacking.intersection(head.seq for head in heads))
+        found = [np.empty(0, dtype=np.int64)]
+        while rows := self._rows(
+            f"SELECT seq, paper_id FROM changes c WHERE seq > ? AND seq <= ? AND kind = {VERSION} AND NOT EXISTS "
+            "(SELECT 1 FROM embeddings e WHERE e.encoder = ? AND e.text_digest = c.text_digest) ORDER BY seq LIMIT ?",
+            (after, up_to, encoder, _IDS_PER_QUERY),
+        ):
+            heads = self._heads(sorted({paper_id for _, paper_id in rows}), up_to)
+            found.append(np.intersect1d([seq for seq, _ in rows], [head.seq for head in heads]).astype(np.int64))
+            after = rows[-1][0]
+        return np.concatenate(found)
 
     def touched_after(self, seq: int, up_to: int) -> dict[str, list[int]]:
         """Return the papers that changed after `seq`, up to `up_to`, each with the seqs of all its versions, ascending.

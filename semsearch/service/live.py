@@ -360,6 +360,7 @@ class LiveSearcher:
             found = self._folder.library.stat()
             self._libraries.append(Library.open(self._folder.library))
             self._library_file = (found.st_dev, found.st_ino)
+            self._deleted_up_to = 0  # its seqs are others
         return self._libraries[-1]
 
     def _opened_generation(self, library: Library, anew: bool) -> Generation | None:
@@ -430,6 +431,9 @@ class LiveSearcher:
     def _swap(self, library: Library, generation: Generation, anew: bool = False) -> None:
         in_use = self._searcher.encoder if self._searcher else None
         encoder = self._models.encoder_for(generation.manifest.encoder, in_use)
+        served = self._searcher.generation.manifest.last_seq if self._searcher else 0
+        if self._searcher and self._searcher.library is library:  # others delete too, and nobody may page on in that
+            self._deleted_up_to = max(library.last_deletion(served, generation.manifest.last_seq), self._deleted_up_to)
         replaced = {} if anew else self._replaced_by(library, generation)
         if self._followers:
             assert self._library_file, "the library is open"

@@ -64,6 +64,7 @@ class Held:
         self._library: Library | None = None
         self._library_file: tuple[int, int] | None = None
         self._searchers: dict[int, Searcher] = {}  # never changed in place
+        self._before: dict[int, Searcher] = {}  # of another library, which the service still asks for a moment more
 
     def follow(self, current: Name, kept: Iterable[Name], library: tuple[int, int], anew: bool) -> None:
         """Have these generations open and no others; of the kept ones those that are still there.
@@ -71,26 +72,26 @@ class Held:
         :param anew: use nothing that is open already.
         :raises SemsearchError: if the current one cannot be opened.
         """
-        if library != self._library_file:  # the old one may be in use for a moment more, and goes with its searchers
-            self._library, self._library_file, self._searchers = Library.open(self._folder.library), library, {}
-        searchers = {current[0]: self._opened(current, anew)}
+        is_other = library != self._library_file
+        opened = Library.open(self._folder.library) if is_other or self._library is None else self._library
+        reusable = {} if anew or is_other else self._searchers
+        searchers = {current[0]: self._opened(opened, current, reusable)}
         for name in kept:
             try:
-                searchers[name[0]] = self._opened(name, anew)
+                searchers[name[0]] = self._opened(opened, name, reusable)
             except SemsearchError:  # it went while this worker was being started
                 logger.info("generation %d is gone, and its pages are with it", name[0])
-        self._searchers = searchers
+        self._before = self._searchers if is_other and not anew else {}
+        self._library, self._library_file, self._searchers = opened, library, searchers
 
-    def _opened(self, name: Name, anew: bool) -> Searcher:
-        held = self._searchers.get(name[0])
-        if held and held.generation.name == name and not anew:
+    def _opened(self, library: Library, name: Name, reusable: Mapping[int, Searcher]) -> Searcher:
+        held = reusable.get(name[0])
+        if held and held.generation.name == name:
             return held
-        latest = self._searchers[max(self._searchers)] if self._searchers else None
-        reuse = latest.generation if latest and not anew else None
+        reuse = reusable[max(reusable)].generation if reusable else None
         generation = open_generation(self._folder, *name, reuse, whole=False)  # the service reads what is left unread
-        encoder = self._models.encoder_for(generation.manifest.encoder, latest.encoder if latest else None)
-        assert self._library, "it is opened before any generation"
-        return Searcher(self._library, generation, encoder)
+        in_use = self._searchers[max(self._searchers)].encoder if self._searchers else None
+        return Searcher(library, generation, self._models.encoder_for(generation.manifest.encoder, in_use))
 
     def chosen(self, state: State, current: int, kept: Iterable[int]) -> Chosen:
         """Return what a request may be answered by.
@@ -98,7 +99,8 @@ class Held:
         :raises KeyError: if the current generation is not held.
         """
         searchers = self._searchers
-        return Chosen(state, searchers[current], {number: searchers[number] for number in kept if number in searchers})
+        searcher = searchers.get(current) or self._before[current]
+        return Chosen(state, searcher, {number: searchers[number] for number in kept if number in searchers})
 
 
 class Stages:
