@@ -125,7 +125,7 @@ def _copy(folder: IndexFolder, copy: IndexFolder, on_progress: OnProgress | None
     with Library.open(folder.library) as library:
         library.copy_to(copy.library, on_progress)
     if generation:
-        replace_file(copy.current, current_line(*generation.name))
+        replace_file(copy.current, current_line(*generation.name, generation.manifest.encoder.fingerprint))
     sync_tree(copy.path)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tantivy import FieldType, Filter, Occur, Query, Tokenizer
 
 from semsearch.durable import write_file
-from semsearch.errors import GenerationDamageError, RecordError
+from semsearch.errors import GenerationDamageError, RecordError, SemsearchError
 from semsearch.papers import Paper, normalise_id
 from semsearch.queries import LexicalQuery, Part
 
@@ -282,7 +282,10 @@ def _links_to(folder: Path) -> Iterator[Path]:
     It writes a lock file where it opens an index. So the index's own folder stays as it is, and may be one that cannot
     be written. The files stay mapped when the links are gone.
     """
-    links = Path(tempfile.mkdtemp(prefix="semsearch-"))
+    try:
+        links = Path(tempfile.mkdtemp(prefix="semsearch-"))
+    except OSError as error:  # with the number of a file that is missing, whatever it is that keeps it from being made
+        raise SemsearchError(f"no folder for temporary files can be written: {error}; name one by TMPDIR") from error
     try:
         for file in folder.resolve().iterdir():
             (links / file.name).symlink_to(file)

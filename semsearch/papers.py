@@ -110,7 +110,7 @@ class Paper:
             categories=_names(categories),
             venue=_optional("venue", venue),
             url=_optional("url", url),
-            doi=clean_doi,
+            doi=clean_doi or (identity.removeprefix("doi:") if identity.startswith("doi:") else None),
             source=_optional("source", source),
             popularity=popularity,
             extra=extra or {},

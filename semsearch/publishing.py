@@ -30,6 +30,8 @@ from semsearch.generation import (
     Segment,
     SegmentDraft,
     current_generation,
+    current_space,
+    last_spec,
     open_current,
     open_generation,
     open_staged,
@@ -183,6 +185,14 @@ def _opened(folder: IndexFolder, reuse: Generation | None) -> Generation | None:
         return open_current(folder, reuse, publishing=True)
     except NoGenerationError:
         return None
+
+
+def model_of(folder: IndexFolder, library: Library) -> str | None:
+    """Return the name of the model that the index is made with, whatever of it is damaged; None for a new index."""
+    if made_by := last_spec(folder):
+        return made_by.name
+    space = current_space(folder)
+    return (library.encoder_name(space) if space else None) or library.main_encoder()
 
 
 def check_made_from(library: Library, generation: Generation) -> None:

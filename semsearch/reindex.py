@@ -6,6 +6,7 @@ the next run goes on from there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -26,11 +27,12 @@ from semsearch.encoders import (
     load_encoder,
 )
 from semsearch.encoding import EncodedBatch, EncodingLine
-from semsearch.errors import EncoderError, NoGenerationError, SemsearchError, SourceError
-from semsearch.generation import Generation, IndexFolder, last_spec, open_current
+from semsearch.errors import EncoderError, LibraryDamageError, NoGenerationError, SemsearchError, SourceError
+from semsearch.filters.folding import fold_title
+from semsearch.generation import Generation, IndexFolder, open_current
 from semsearch.library import Library, content_digest
 from semsearch.papers import Paper
-from semsearch.publishing import check_made_from, publish_pending, stage_pending
+from semsearch.publishing import check_made_from, model_of, publish_pending, stage_pending
 from semsearch.readers import Found, Rejected, origin_of, read, size_of
 
 Precision = Literal["float32", "int8"]
@@ -55,7 +57,11 @@ class Progress:
 
 @dataclass(slots=True)
 class ReindexReport:
-    """What one run did; `rejected` holds the first thousand bad records, `rejected_count` counts all."""
+    """What one run did.
+
+    `rejected` holds the first thousand bad records, `rejected_count` counts all; so with `retitled`, the ids that
+    another origin gives to a paper of another title.
+    """
 
     new: int = 0
     changed: int = 0
@@ -64,6 +70,8 @@ class ReindexReport:
     rejected_count: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    retitled_count: int = 0
+    retitled: list[str] = field(default_factory=list)
     encoded: int = 0
     encoder_calls: int = 0
     truncated: int = 0
@@ -138,8 +146,7 @@ def update_index(
         parent = _live_generation(folder)
         if parent:
             check_made_from(library, parent)
-        made_by = last_spec(folder)
-        name = model or (made_by.name if made_by else library.main_encoder()) or DEFAULT_MODEL
+        name = model or model_of(folder, library) or DEFAULT_MODEL
         if precision == "int8":
             found = calibrated(name, folder.networks, library, _papers_of(imports))
         else:
@@ -341,9 +348,24 @@ class _Run:
                 fresh.append(paper)
                 if before is not None:
                     self._changed.add(paper.paper_id)
+        self._note_retitled([paper for paper in fresh if paper.paper_id not in known])
         self._taken += len(papers)
         self._tell(source.origin)
         self._commit(source, self._line.put(fresh))
+
+    def _note_retitled(self, papers: Sequence[Paper]) -> None:
+        """Note which of these papers, new from their origin, another origin calls otherwise: they may be two.
+
+        Running numbers clash so. The newest is shown, as always; but silently, the other would only be gone.
+        """
+        with suppress(LibraryDamageError):  # of a paper that this run need not read
+            live = self._library.live_seqs([paper.paper_id for paper in papers])
+            versions = self._library.versions_at(list(live.values()))
+            for paper in papers:
+                other = versions.get(live.get(paper.paper_id, 0))
+                if other and fold_title(other.paper.title) != fold_title(paper.title):
+                    self.report.retitled_count += 1
+                    self.report.retitled += [paper.paper_id] if len(self.report.retitled) < _KEPT_REJECTIONS else []
 
     def _commit(self, source: Import, batches: Iterable[EncodedBatch]) -> None:
         for papers, embeddings in batches:

@@ -6,7 +6,6 @@ id and left as it is: nothing here can say what it was. Whatever is not sound is
 repairing what is repaired does nothing.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -26,8 +25,8 @@ from semsearch.generation import (
     set_aside,
 )
 from semsearch.library import Library
-from semsearch.publishing import PUBLISH_WAIT_SECONDS, publish_anew, publish_pending
-from semsearch.verify import OnRows, disagreements, leftovers, misplaced, passing_library, problems
+from semsearch.publishing import PUBLISH_WAIT_SECONDS, model_of, publish_anew, publish_pending
+from semsearch.verify import OnRows, disagreements, misplaced, passing_library, problems, remove_leftovers
 
 _LOCK_WAIT_SECONDS = 2.0
 _ANY_NUMBER = 2**62
@@ -91,21 +90,11 @@ def _tidied(folder: IndexFolder) -> Iterator[str]:
     with exclusive_lock(folder.publish_lock, "repair", PUBLISH_WAIT_SECONDS):
         if any(misplaced(folder)):
             yield f"moved what stood in the place of CURRENT to {set_aside(folder, folder.current)}"
-    for path in [*leftovers(folder), *_ours(folder)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for path in remove_leftovers(folder):
         yield f"removed {path}, which a killed process had left"
     with exclusive_lock(folder.publish_lock, "repair", PUBLISH_WAIT_SECONDS):
         for path, error in _damaged(folder):
             yield f"moved {path.name}, which is damaged ({error}), to {set_aside(folder, path)}"
-
-
-def _ours(folder: IndexFolder) -> list[Path]:
-    """Return what only who holds the reindex lock works on, which is us."""
-    begun = [path for path in folder.path.glob(f"{folder.library.name}-*") if path.is_dir()]
-    return [path for path in (folder.staging, *sorted(begun)) if path.exists()]
 
 
 def _damaged(folder: IndexFolder) -> list[tuple[Path, DamageError]]:
@@ -161,8 +150,8 @@ def _mended(
 
 
 def _main_spec(folder: IndexFolder, library: Library) -> EncoderSpec:
-    """Return the vector space that most embeddings of the library are of."""
-    return find_model(library.main_encoder() or DEFAULT_MODEL, folder.networks).spec
+    """Return the vector space that the index is made with, or else that most embeddings of the library are of."""
+    return find_model(model_of(folder, library) or DEFAULT_MODEL, folder.networks).spec
 
 
 def _told(generation: Generation) -> str:

@@ -247,7 +247,7 @@ def rewrite_manifest(folder: IndexFolder, number: int, **changes: object) -> Non
 def name_as_current(folder: IndexFolder, number: int) -> None:
     """Make CURRENT name this generation as it is now."""
     digest = hashlib.sha256((folder.generation(number) / "manifest.json").read_bytes()).hexdigest()
-    folder.current.write_bytes(current_line(number, digest))
+    folder.current.write_bytes(current_line(number, digest, None))
 
 
 def files_below(path: Path) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from semsearch.additions import Addition, Additions, Entry, Report, encode_stray
 from semsearch.encoders import EncoderSpec, Tokenised
 from semsearch.errors import AdditionsFullError, EncoderError, KeyUsedError, NotEncodedError, PaperNotFoundError
 from semsearch.library import Library, text_digest
+from semsearch.readers.fields import ABSTRACT_NAMES
 
 SPEC = EncoderSpec("fake", "f" * 64, 16, 12)
 OTHER_SPEC = EncoderSpec("other", "e" * 64, 8, 12)
@@ -104,7 +105,7 @@ def test_each_paper_is_new_changed_unchanged_or_refused(path: Path) -> None:
             Entry(
                 "refused",
                 "p4",
-                reason="the record has no abstract, or a blank one (looked for: abstract, summary, text, description, abstract_note, abstract_text)",
+                reason=f"the record has no abstract, or a blank one (looked for: {ABSTRACT_NAMES})",
             ),
             Entry("refused", "p3", reason="this id stands at position 2 already"),
         )

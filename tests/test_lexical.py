@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import math
 import os
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semsearch import lexical
-from semsearch.errors import GenerationDamageError
+from semsearch.errors import DamageError, GenerationDamageError, SemsearchError
 from semsearch.lexical import FieldWeights, LexicalIndex, analyse, spellings, terms_of, write_lexical
 from semsearch.papers import Paper
 from semsearch.queries import LexicalQuery, parse_query
@@ -479,6 +480,22 @@ def test_opening_leaves_nothing_in_the_folder_for_temporary_files(
         opened = list(pool.map(LexicalIndex, [tmp_path / "1"] * 100))
     assert {index.papers for index in opened} == {10}
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_without_a_folder_for_temporary_files_nothing_is_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path, make_paper(1))
+
+    def none_usable(*_: object, **__: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.mkdtemp", none_usable)
+    with pytest.raises(
+        SemsearchError, match=r"no folder for temporary files can be written.*name one by TMPDIR"
+    ) as told:
+        LexicalIndex(tmp_path / "lexical")
+    assert not isinstance(told.value, DamageError)
 
 
 def test_a_removed_folder_is_still_searched_by_who_has_it_open(tmp_path: Path, index: LexicalIndex) -> None:

@@ -533,6 +533,17 @@ def test_lost_changes_are_noticed(path: Path, library: Library) -> None:
     assert list(library.damage()) == ["change 2 is missing"]
 
 
+def test_a_change_with_a_huge_number_is_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    with Library.create(path) as library:
+        add(library, [make_paper(number) for number in range(1, 5)])
+    edit(path, "UPDATE changes SET seq = ? WHERE seq = 4", 2**62)
+    with Library.open(path) as library:
+        lines = list(library.damage())
+    assert lines[0] == f"changes 4 to {2**62 - 1} are missing"
+    assert len(lines) == 2 and f"seq {2**62}" in lines[1]
+
+
 def _reads(library: Library, changes: int) -> dict[str, Callable[[], Any]]:
     every = [f"p{number}" for number in range(40)]
     versions = list(range(1, 53))

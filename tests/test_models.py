@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from semsearch.generation import (
 )
 from semsearch.library import Embedding, text_digest
 from semsearch.papers import Paper
-from semsearch.publishing import publish_pending, stage_pending
+from semsearch.publishing import model_of, publish_pending, stage_pending
 from semsearch.reindex import imports_of, switch_to, update_index
 from semsearch.verify import problems
 
@@ -181,6 +182,19 @@ def test_damage_never_changes_the_model(shelf: Shelf, caplog: pytest.LogCaptureF
         healed = switched(shelf)
     assert (healed.manifest.encoder, healed.papers) == (OTHER, 10)
     assert last_spec(shelf.folder) == OTHER
+
+
+@pytest.mark.parametrize("is_set_aside", [False, True])
+def test_damage_of_the_manifest_never_changes_the_model(shelf: Shelf, is_set_aside: bool) -> None:
+    staged(shelf)
+    switched(shelf)
+    (shelf.folder.generation(2) / "manifest.json").write_bytes(b"{}")
+    if is_set_aside:
+        shutil.rmtree(shelf.folder.generation(2))
+    with pytest.raises(NoGenerationError, match="generation 1: it was made with another model"):
+        open_current(shelf.folder)
+    assert last_spec(shelf.folder) is None
+    assert model_of(shelf.folder, shelf.library) == OTHER.name
 
 
 def test_a_lost_current_does_not_make_what_is_staged_live(shelf: Shelf) -> None:

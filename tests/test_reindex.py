@@ -83,6 +83,15 @@ def test_two_origins_with_one_id_do_not_flip_flop(index_papers: Index, tmp_path:
         assert library.versions_at([live])[live].paper.abstract == "the printed version"
 
 
+def test_ids_that_clash_are_told(index_papers: Index) -> None:
+    report = index_papers([make_paper(1, title="On ants"), make_paper(2, title="On bees")], "one")
+    assert report.retitled == []
+    other = [make_paper(1, title="ON  ants!"), make_paper(2, title="On snow"), make_paper(3, title="On rain")]
+    report = index_papers(other, "two")
+    assert (report.retitled_count, report.retitled) == (1, ["p2"])
+    assert index_papers(other, "two").retitled == [], "once"
+
+
 def test_sync_deletes_what_the_source_no_longer_holds(index_papers: Index, tmp_path: Path) -> None:
     index_papers([make_paper(number) for number in range(5)])
     report = index_papers([make_paper(number) for number in range(3)], sync=True)

@@ -49,7 +49,7 @@ UI_HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "()",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 TRANSFORMER = make_paper(
     1,
@@ -187,7 +187,7 @@ def test_a_search_answers_with_the_whole_envelope(client: TestClient) -> None:
                     "categories": [],
                     "venue": None,
                     "url": None,
-                    "doi": None,
+                    "doi": "10.1038/nature14539",
                     "source": None,
                     "popularity": None,
                     "extra": {},
@@ -769,6 +769,10 @@ class Outline(HTMLParser):
         ("/?q=a&related=p5", 422, "Ask one thing at a time"),
         ("/?q=a&offset=991", 422, "That cannot be searched"),
         ("/?utm_source=x", 422, "That cannot be searched"),
+        ("/?q=how+do+they+grow&author=Ada&date_from=2021-13", 422, 'value="how do they grow"'),
+        ("/?q=how+do+they+grow&author=Ada&date_from=2021-13", 422, 'value="Ada"'),
+        ("/?q=a&date_from=2021&date_to=2020", 422, "To 2020-12-31 is before From 2021-01-01"),
+        ("/?q=%3Cb%3E&year=x", 422, 'value="&lt;b&gt;"'),
         ("/?q=a&q=b", 400, "A query parameter is given twice"),
         ("/nope", 404, "Not found"),
     ],

@@ -128,6 +128,13 @@ def _print_report(report: "ReindexReport") -> None:
         + (f", {report.deleted:,} deleted" if report.deleted else "")
         + (f", {report.rejected_count:,} skipped" if report.rejected_count else "")
     )
+    if report.retitled_count:
+        shown = ", ".join(report.retitled[:_SHOWN_REJECTIONS])
+        click.echo(
+            f"{report.retitled_count:,} ids stand for another title in another source; the newest is shown: {shown}. "
+            "If they are different papers, give them ids of their own, such as DOIs, and index them again",
+            err=True,
+        )
     if report.truncated:
         click.echo(f"{report.truncated:,} abstracts are longer than the model reads; their end is not searched")
     click.echo(

@@ -18,7 +18,7 @@ opening.py     how the live one is found, verified and opened
 
 from semsearch.generation.allowed import Allowed
 from semsearch.generation.drafts import Draft, MergeDraft, MergedSegment, SegmentDraft, check_space
-from semsearch.generation.folder import IndexFolder, current_generation
+from semsearch.generation.folder import IndexFolder, current_generation, current_space
 from semsearch.generation.generation import Generation
 from semsearch.generation.opening import (
     STAGED,
@@ -47,6 +47,7 @@ __all__ = [
     "SegmentDraft",
     "check_space",
     "current_generation",
+    "current_space",
     "last_spec",
     "open_current",
     "open_generation",

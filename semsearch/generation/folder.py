@@ -129,20 +129,34 @@ def current_generation(folder: IndexFolder) -> tuple[int, str] | None:
 
     :raises SemsearchError: if it cannot be read just now.
     """
+    said = _current(folder)
+    return (said[0], said[1]) if said else None
+
+
+def current_space(folder: IndexFolder) -> str | None:
+    """Return the fingerprint of the vector space that is live, as CURRENT says, or None if it does not.
+
+    :raises SemsearchError: if it cannot be read just now.
+    """
+    said = _current(folder)
+    return said[2] if said else None
+
+
+def current_line(number: int, manifest_sha256: str, space: str | None) -> bytes:
+    """Return what CURRENT says when it names this generation of this vector space."""
+    named = " ".join([f"{number:06d}", manifest_sha256, *([space] if space else [])])
+    return f"{named} {xxhash.xxh3_64_hexdigest(named.encode())}\n".encode()
+
+
+def _current(folder: IndexFolder) -> tuple[int, str, str | None] | None:
     try:
         line = folder.current.read_bytes()
-        number, manifest_sha256, _ = line.decode("ascii").split()
-        named = int(number), manifest_sha256
+        number, manifest_sha256, *space, _ = line.decode("ascii").split()
+        said = int(number), manifest_sha256, space[0] if space else None  # which it did not say at first
     except OSError as error:
         if error.errno in NOT_DAMAGE:
             raise SemsearchError(f"{folder.current} cannot be read now: {error}") from error
         return None  # it is not there, or the disk no longer gives it back
     except ValueError:
         return None
-    return named if line == current_line(*named) else None
-
-
-def current_line(number: int, manifest_sha256: str) -> bytes:
-    """Return what CURRENT says when it names this generation."""
-    named = f"{number:06d} {manifest_sha256}"
-    return f"{named} {xxhash.xxh3_64_hexdigest(named.encode())}\n".encode()
+    return said if line == current_line(*said) else None

@@ -22,6 +22,7 @@ from semsearch.generation.folder import (
     WORKS,
     IndexFolder,
     current_generation,
+    current_space,
 )
 from semsearch.generation.generation import Generation
 from semsearch.generation.segment import Segment, check_segment
@@ -59,7 +60,7 @@ def open_current(
         candidates = [named[0], *(number for number in candidates if number < named[0])]
     damaged: list[tuple[int, str]] = []
     old: list[str] = []
-    space: str | None = None
+    space = current_space(folder)  # which a damaged manifest no longer tells
     for number in candidates:
         if space and space_of(folder, number) not in (None, space):
             old.append(f"generation {number}: it was made with another model")
@@ -190,12 +191,16 @@ def space_of(folder: IndexFolder, number: int) -> str | None:
 
 
 def last_spec(folder: IndexFolder) -> EncoderSpec | None:
-    """Return the vector space that is, or was last, live, whatever is damaged; None if no manifest tells any more."""
+    """Return the vector space that is, or was last, live, whatever is damaged; None if no manifest tells any more.
+
+    Where CURRENT says which one that is, no other is taken for it.
+    """
     named = current_generation(folder)
     published = folder.published()
     paths = [folder.generation(number) for number in ([named[0], *published] if named else published)]
     paths += sorted((path for path in folder.quarantine.glob("*") if path.name[0].isdecimal()), reverse=True)
-    return next(filter(None, map(_spec_at, paths)), None)
+    space = current_space(folder)
+    return next((spec for spec in map(_spec_at, paths) if spec and space in (None, spec.fingerprint)), None)
 
 
 def spec_before(folder: IndexFolder) -> EncoderSpec | None:

@@ -63,7 +63,7 @@ def publish(folder: IndexFolder, draft: Draft | MergeDraft) -> Generation:
         raise
     generation.folder = target
     sync_folder(folder.generations)
-    replace_file(folder.current, current_line(*generation.name))
+    replace_file(folder.current, current_line(*generation.name, generation.manifest.encoder.fingerprint))
     _remove_old(folder, number)
     logger.info("published generation %d with %d papers", number, generation.papers)
     return generation

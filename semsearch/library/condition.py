@@ -17,6 +17,7 @@ from semsearch.library.rows import (
     version_of,
 )
 
+_BEFORE_ALL = -(2**63)  # no seq is less
 _ROWS_PER_READ = 2_000
 _SHOWN_BY_SQLITE = 20
 
@@ -47,21 +48,20 @@ def damage(read: Read, path: Path) -> Iterator[str]:
 
 def misnamed(read: Read, path: Path) -> Iterator[str]:
     """Yield one line for every sound version whose digests do not name what it holds, by the rules of today."""
-    for _, rows in _changes(read):
-        for row in rows:
-            if row[1] != VERSION:
-                continue
-            try:
-                check_change(row, path)
-                version = version_of(row, path)
-            except LibraryDamageError:
-                continue  # which `damage` tells
-            if row[4] != content_digest(row[7]):
-                yield f"the content of paper {row[2]!r} (seq {row[0]}) is not what its digest names"
-            if version.text_digest != text_digest(version.paper.text):
-                yield f"the text of paper {row[2]!r} (seq {row[0]}) is not what its digest names"
-            if version.paper.paper_id != row[2]:
-                yield f"the content of seq {row[0]} calls paper {row[2]!r} {version.paper.paper_id!r}"
+    for row in _changes(read):
+        if row[1] != VERSION:
+            continue
+        try:
+            check_change(row, path)
+            version = version_of(row, path)
+        except LibraryDamageError:
+            continue  # which `damage` tells
+        if row[4] != content_digest(row[7]):
+            yield f"the content of paper {row[2]!r} (seq {row[0]}) is not what its digest names"
+        if version.text_digest != text_digest(version.paper.text):
+            yield f"the text of paper {row[2]!r} (seq {row[0]}) is not what its digest names"
+        if version.paper.paper_id != row[2]:
+            yield f"the content of seq {row[0]} calls paper {row[2]!r} {version.paper.paper_id!r}"
 
 
 def mend(read: Read, path: Path, run: Callable[..., None]) -> Mended:
@@ -92,24 +92,27 @@ def _structure(read: Read) -> Iterator[str]:
             yield f"SQLite: {line}"
 
 
-def _changes(read: Read) -> Iterator[tuple[range, list[Any]]]:
-    """Yield all seqs there should be, a block at a time, with the changes that are there."""
-    ((last,),) = read("SELECT coalesce(max(seq), 0) FROM changes")
-    for start in range(1, last + 1, _ROWS_PER_READ):
-        end = min(last, start + _ROWS_PER_READ - 1)
-        rows = read(f"SELECT {CHANGE_COLUMNS} FROM changes c WHERE seq BETWEEN ? AND ?", (start, end))
-        yield range(start, end + 1), rows
+def _changes(read: Read) -> Iterator[Any]:
+    """Yield all changes that are there, by their seq: looked for by what is there, since a damaged one may be huge."""
+    after = _BEFORE_ALL
+    while rows := read(
+        f"SELECT {CHANGE_COLUMNS} FROM changes c WHERE seq > ? ORDER BY seq LIMIT ?", (after, _ROWS_PER_READ)
+    ):
+        yield from rows
+        after = rows[-1][0]
 
 
 def _damaged_changes(read: Read, path: Path) -> Iterator[str]:
-    for seqs, rows in _changes(read):
-        for seq in sorted(set(seqs) - {row[0] for row in rows}):
-            yield f"change {seq} is missing"
-        for row in rows:
-            try:
-                check_change(row, path)
-            except LibraryDamageError as error:
-                yield str(error)
+    before = 0
+    for row in _changes(read):
+        if row[0] > before + 1:
+            missing = f"change {before + 1} is" if row[0] == before + 2 else f"changes {before + 1} to {row[0] - 1} are"
+            yield f"{missing} missing"
+        before = max(row[0], before)
+        try:
+            check_change(row, path)
+        except LibraryDamageError as error:
+            yield str(error)
 
 
 def _damaged_embeddings(read: Read) -> Iterator[int]:

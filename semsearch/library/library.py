@@ -386,6 +386,11 @@ class Library:
         tally.check(self.path)
         return np.sort(live)
 
+    def encoder_name(self, fingerprint: str) -> str | None:
+        """Return the name of the encoder with this fingerprint, None if the library has never met it."""
+        rows = self._rows("SELECT name FROM encoders WHERE fingerprint = ?", (fingerprint,))
+        return rows[0][0] if rows else None
+
     def main_encoder(self) -> str | None:
         """Return the name of the encoder that most embeddings come from, None if there are no embeddings."""
         with self._lock, explained(self.path):

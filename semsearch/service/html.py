@@ -22,8 +22,19 @@ UI_HEADERS = {  # X-Content-Type-Options and Cross-Origin-Resource-Policy come w
     ),
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "()",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+FILTER_LABELS = {
+    "year": "Year",
+    "date_from": "From",
+    "date_to": "To",
+    "category": "Category",
+    "venue": "Venue",
+    "source": "Source",
+    "author": "Author",
+    "has_doi": "DOI",
+}
+"""What the page calls the filters."""
 _NO_CHARACTERS = dict.fromkeys(
     (*range(0xFDD0, 0xFDF0), *(plane + end for plane in range(0, 0x110000, 0x10000) for end in (0xFFFE, 0xFFFF))),
     "\ufffd",

@@ -29,9 +29,9 @@ from semsearch.errors import (
     NotEncodedError,
     SemsearchError,
 )
-from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, last_spec, open_current
+from semsearch.generation import KEEP_SECONDS, Generation, IndexFolder, current_generation, open_current
 from semsearch.library import Library
-from semsearch.publishing import check_made_from, publish_pending
+from semsearch.publishing import check_made_from, model_of, publish_pending
 from semsearch.search import Searcher
 from semsearch.service.merges import Merges
 from semsearch.service.models import Models
@@ -425,8 +425,7 @@ class LiveSearcher:
     def _spec(self, library: Library, generation: Generation | None) -> EncoderSpec | None:
         if generation:
             return None
-        made_by = last_spec(self._folder)
-        return self._models.spec_of((made_by.name if made_by else library.main_encoder()) or DEFAULT_MODEL)
+        return self._models.spec_of(model_of(self._folder, library) or DEFAULT_MODEL)
 
     def _swap(self, library: Library, generation: Generation, anew: bool = False) -> None:
         in_use = self._searcher.encoder if self._searcher else None

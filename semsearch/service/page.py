@@ -12,7 +12,7 @@ from semsearch.envelope import next_offset
 from semsearch.filters import escape_label
 from semsearch.papers import Paper
 from semsearch.search import Answer, Searcher
-from semsearch.service.html import page_link, render
+from semsearch.service.html import FILTER_LABELS, page_link, render
 from semsearch.service.live import Searchers, State
 from semsearch.service.paging import Turn, turn_to
 from semsearch.service.questions import PageQuery
@@ -22,16 +22,6 @@ from semsearch.service.strict import StrictRoute
 
 EXAMPLES = ("predicting the next word", "how is DNA copied?", "learning from few labelled examples")
 _CHANGED = "the index has changed since you began to read; these are the first results that it gives now"
-_NAMES = {
-    "year": "Year",
-    "date_from": "From",
-    "date_to": "To",
-    "category": "Category",
-    "venue": "Venue",
-    "source": "Source",
-    "author": "Author",
-    "has_doi": "DOI",
-}
 _MODES = {"dense": "meaning only", "lexical": "words only"}
 
 page = APIRouter(route_class=StrictRoute)
@@ -130,7 +120,7 @@ def _conditions(query: PageQuery) -> Iterator[Condition]:
         yield Condition("Search by", _MODES[query.mode], page_link(**parameters | {"mode": []}))
     for name, value in query.conditions:
         others = [other for other in parameters[name] if other != value]
-        yield Condition(_NAMES[name], value, page_link(**parameters | {name: others}))
+        yield Condition(FILTER_LABELS[name], value, page_link(**parameters | {name: others}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +143,4 @@ def _narrowing(query: PageQuery, facets: dict[str, Facet]) -> Iterator[Narrowing
             if escape_label(each.value) not in chosen
         )
         if links and len(facet.values) + facet.more > 1:
-            yield Narrowing(_NAMES[name], links, facet.more)
+            yield Narrowing(FILTER_LABELS[name], links, facet.more)

@@ -5,8 +5,10 @@ a browser. A message says what to do instead and never repeats what the client s
 """
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from semsearch.errors import PaperNotFoundError, SemsearchError
-from semsearch.service.html import render
+from semsearch.search import MAX_QUERY_CHARACTERS
+from semsearch.service.html import FILTER_LABELS, render
 from semsearch.service.live import Reason, State, reason_of
 from semsearch.service.questions import BODY_FORMS
 
@@ -62,6 +65,9 @@ _REASONS: dict[Reason, str] = {
     "failed": "the index cannot be used; whoever runs the service finds the reason in its log",
 }
 _MAX_DETAILS = 8
+_LONGEST_IN_FIELD = 300  # as the fields of the page say
+_AS_TYPED = (422, 429, 503, 504)  # whose query string is well formed
+_FILTER_NAME = re.compile(rf"\b({'|'.join(FILTER_LABELS)})=")
 
 Detail = dict[str, Any]
 
@@ -146,8 +152,22 @@ async def _refuse_unable(request: Request, error: Exception) -> Response:
 
 def _answer(request: Request, status: int, code: str, details: list[Detail], headers: Mapping[str, str]) -> Response:
     if _wants_page(request):
-        return render("error.html", status, headers, messages=[detail["msg"] for detail in details])
+        messages = [_FILTER_NAME.sub(lambda name: f"{FILTER_LABELS[name[1]]} ", detail["msg"]) for detail in details]
+        return render("error.html", status, headers, messages=messages, asked=_as_typed(request, status))
     return JSONResponse({"error": code, "detail": details}, status, dict(headers))
+
+
+def _as_typed(request: Request, status: int) -> dict[str, Any]:
+    """Return what the form of the page held, so that nobody has to type it again; of what nobody types, nothing."""
+    sent = request.scope["query_string"].decode("latin-1") if status in _AS_TYPED else ""
+    values = parse_qs(sent)
+    question = "".join(_typed(values.get("q", ())[:1], MAX_QUERY_CHARACTERS))
+    filters = {name: _typed(values.get(name, ()), _LONGEST_IN_FIELD) for name in FILTER_LABELS}
+    return {"q": question, "mode": values.get("mode", [""])[0], "collapse": "work"} | filters
+
+
+def _typed(values: Sequence[str], longest: int) -> list[str]:
+    return [value for value in values if value.isprintable() and len(value) <= longest]
 
 
 def _wants_page(request: Request) -> bool:
@@ -182,6 +202,10 @@ def _detail(error: Mapping[str, Any]) -> Detail:
         return {"loc": loc[:1], "type": kind, "msg": "there is a name here that is not known; /openapi.json lists all"}
     if kind == "value_error":
         return {"loc": loc, "type": kind, "msg": str(error["ctx"]["error"])}
+    if kind == "list_type" and loc and loc[-1] in (*FILTER_LABELS, "ids"):
+        return {"loc": loc, "type": kind, "msg": 'send a text, such as "2020", or a list of texts'}
+    if kind == "string_too_short":
+        return {"loc": loc, "type": kind, "msg": "this must not be empty"}
     if kind == "model_attributes_type":
         return {"loc": loc, "type": kind, "msg": "send a JSON object as described in /openapi.json"}
     return {"loc": loc, "type": kind, "msg": str(error["msg"])}

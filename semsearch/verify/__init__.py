@@ -16,10 +16,10 @@ from semsearch.generation import Generation, IndexFolder, current_generation, op
 from semsearch.library import Library
 from semsearch.verify.agreement import disagreements
 from semsearch.verify.derived import other_when_derived
-from semsearch.verify.leftovers import leftovers, misplaced
+from semsearch.verify.leftovers import leftovers, misplaced, remove_leftovers
 from semsearch.verify.progress import OnRows, passing_library
 
-__all__ = ["OnRows", "disagreements", "leftovers", "misplaced", "passing_library", "problems"]
+__all__ = ["OnRows", "disagreements", "leftovers", "misplaced", "passing_library", "problems", "remove_leftovers"]
 
 FindEncoder = Callable[[EncoderSpec], Encoder]
 """Gives the encoder of a vector space.

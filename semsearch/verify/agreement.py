@@ -57,13 +57,19 @@ def disagreements(library: Library, generation: Generation, on_rows: OnRows | No
         yield f"cannot be compared further with the library: {error}"
 
 
+_SEQS_PER_LOOK = 65_536  # of which each is several objects of Python's for a moment
+
+
 def _wrong_words(generation: Generation, seqs: NDArray[np.int64]) -> Iterator[str]:
     """Yield what the lexical index lacks; it holds as many papers as it should, or it could not have been opened."""
     word = (Part("the"),)
     queries = (LexicalQuery(required=word), LexicalQuery(excluded=word))  # one of them is met by every paper it holds
-    held = np.logical_or(*(generation.lexical.meeting(query, seqs) for query in queries))
-    for seq in seqs[~held][:20]:
-        yield f"the paper of seq {seq} is not in the lexical index"
+    lacking: list[int] = []
+    for start in range(0, len(seqs), _SEQS_PER_LOOK):
+        block = seqs[start : start + _SEQS_PER_LOOK]
+        held = np.logical_or(*(generation.lexical.meeting(query, block) for query in queries))
+        lacking += block[~held].tolist()
+    yield from (f"the paper of seq {seq} is not in the lexical index" for seq in lacking[:20])
 
 
 def _wrong_columns(library: Library, generation: Generation, seqs: NDArray[np.int64]) -> Iterator[str]:

@@ -132,7 +132,7 @@ class Base:
 
     def _current_of(self, number: int) -> bytes:
         manifest = self.path / f"generations/{number:06d}/manifest.json"
-        return current_line(number, hashlib.sha256(manifest.read_bytes()).hexdigest())
+        return current_line(number, hashlib.sha256(manifest.read_bytes()).hexdigest(), None)
 
 
 def remove(path: Path) -> None:
