@@ -79,6 +79,7 @@ class Generation:
         self.live[tombstones] = False
         self.works = Works(work_pairs[self.live[work_pairs].all(axis=1)])
         self.live_works = self.works.count(self.live)
+        self._facets_of_all: dict[tuple[int, bool], dict[str, Facet]] = {}  # which each question without a filter asks
 
     @property
     def papers(self) -> int:
@@ -181,8 +182,13 @@ class Generation:
 
         :param folded: rows of one work count once for each value that any of them has.
         """
+        if among is self.live and (limit, folded) in self._facets_of_all:
+            return self._facets_of_all[limit, folded]
         columns = [segment.columns for segment in self.segments]
-        return facets(columns, among, limit, self.works.several(among) if folded else None)
+        found = facets(columns, among, limit, self.works.several(among) if folded else None)
+        if among is self.live:
+            self._facets_of_all[limit, folded] = found
+        return found
 
     def live_seqs(self) -> NDArray[np.int64]:
         """Return the seqs of all versions that can be found, ascending."""
