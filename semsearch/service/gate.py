@@ -63,8 +63,11 @@ class Gate:
             return
         outgoing = _Outgoing(send, uuid.uuid4().hex)
         scope.setdefault("state", {})["request_id"] = outgoing.request_id
+        method = scope["method"]
+        if method == "HEAD":  # what GET gives, of which the server then leaves out the body (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
         request = Request(scope)
-        with self._counted(request, outgoing):
+        with self._counted(request, method, outgoing):
             try:
                 body = await self._admitted(request, _Arriving(receive))
                 work = Work(self._metrics.count, self._metrics.observe, self._limits.answer_seconds)
@@ -80,7 +83,7 @@ class Gate:
                     await refuse(request, plain_refusal(500))(scope, receive, outgoing)
 
     @contextmanager
-    def _counted(self, request: Request, outgoing: "_Outgoing") -> Iterator[None]:
+    def _counted(self, request: Request, method: str, outgoing: "_Outgoing") -> Iterator[None]:
         """Count and log the request when it is over."""
         started = time.perf_counter()
         try:
@@ -90,9 +93,9 @@ class Gate:
             route = getattr(request.scope.get("route"), "path", "none")
             self._metrics.requests.labels(route, outgoing.status or 0).observe(seconds)
             if logs_requests():
-                self._log(request, outgoing, route, seconds)
+                self._log(request, method, outgoing, route, seconds)
 
-    def _log(self, request: Request, outgoing: "_Outgoing", route: str, seconds: float) -> None:
+    def _log(self, request: Request, method: str, outgoing: "_Outgoing", route: str, seconds: float) -> None:
         generation = getattr(request.state, "generation", None)
         private: dict[str, str] = {}
         if self._log_private:
@@ -102,7 +105,7 @@ class Gate:
             outgoing.request_id,
             outgoing.status,
             route,
-            request.method,
+            method,
             ms=round(1_000 * seconds, 1),
             generation=generation,
             **private,

@@ -183,7 +183,7 @@ def _allowed_methods(request: Request) -> list[str]:
     for route in request.app.routes:
         if isinstance(route, Route) and route.path_regex.match(request.scope["path"]):
             methods |= route.methods or set()
-    return sorted(methods)
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _details(errors: Iterable[Mapping[str, Any]]) -> Iterable[Detail]:
