@@ -772,6 +772,7 @@ class Outline(HTMLParser):
         ("/?q=how+do+they+grow&author=Ada&date_from=2021-13", 422, 'value="how do they grow"'),
         ("/?q=how+do+they+grow&author=Ada&date_from=2021-13", 422, 'value="Ada"'),
         ("/?q=a&date_from=2021&date_to=2020", 422, "To 2020-12-31 is before From 2021-01-01"),
+        ("/?q=a&date_from=2021-13", 422, "as a filter by From; write for example From 2021, From 2021-03 or"),
         ("/?q=%3Cb%3E&year=x", 422, 'value="&lt;b&gt;"'),
         ("/?q=a&q=b", 400, "A query parameter is given twice"),
         ("/nope", 404, "Not found"),

@@ -67,7 +67,7 @@ _REASONS: dict[Reason, str] = {
 _MAX_DETAILS = 8
 _LONGEST_IN_FIELD = 300  # as the fields of the page say
 _AS_TYPED = (422, 429, 503, 504)  # whose query string is well formed
-_FILTER_NAME = re.compile(rf"\b({'|'.join(FILTER_LABELS)})=")
+_FILTER_NAME = re.compile(rf"\b(?:({'|'.join(FILTER_LABELS)})=|filter by (\w+))")
 
 Detail = dict[str, Any]
 
@@ -152,9 +152,13 @@ async def _refuse_unable(request: Request, error: Exception) -> Response:
 
 def _answer(request: Request, status: int, code: str, details: list[Detail], headers: Mapping[str, str]) -> Response:
     if _wants_page(request):
-        messages = [_FILTER_NAME.sub(lambda name: f"{FILTER_LABELS[name[1]]} ", detail["msg"]) for detail in details]
+        messages = [_FILTER_NAME.sub(_in_words_of_the_page, detail["msg"]) for detail in details]
         return render("error.html", status, headers, messages=messages, asked=_as_typed(request, status))
     return JSONResponse({"error": code, "detail": details}, status, dict(headers))
+
+
+def _in_words_of_the_page(name: re.Match[str]) -> str:
+    return f"{FILTER_LABELS[name[1]]} " if name[1] else f"filter by {FILTER_LABELS.get(name[2], name[2])}"
 
 
 def _as_typed(request: Request, status: int) -> dict[str, Any]:
