@@ -252,31 +252,26 @@ class Searcher:
 
         :raises PaperNotFoundError: if it is not in the index.
         """
-        ((_, seq),) = self._located([paper_id])
+        (seq,) = self._seqs_of([paper_id]).tolist()
         return self.library.versions_at([seq])[seq].paper
 
-    def _located(self, paper_ids: Sequence[str]) -> list[tuple[int, int]]:
-        """Return the (row, seq) of each paper."""
-        found: list[tuple[int, int]] = []
+    def _seqs_of(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the seq of each of these papers, each once, ascending: unlike rows, seqs never change."""
+        found: list[int] = []
         unknown: list[str] = []
         for paper_id in paper_ids:
             try:
                 versions = self._versions_of(normalise_id(paper_id))
             except RecordError:
                 versions = np.empty(0, dtype=np.int64)
-            rows = self.generation.rows_of(versions)
-            live = np.flatnonzero(self.generation.is_live(rows))
+            live = versions[self.generation.is_live(self.generation.rows_of(versions))]
             if live.size:
-                found.append((int(rows[live[-1]]), int(versions[live[-1]])))
+                found.append(int(live[-1]))
             else:
                 unknown.append(paper_id)
         if unknown:
             raise PaperNotFoundError(f"not in the index: {', '.join(repr(paper_id) for paper_id in unknown[:10])}")
-        return found
-
-    def _seqs_of(self, paper_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the seq of each of these papers, each once, ascending: unlike rows, seqs never change."""
-        return np.unique(np.array([seq for _, seq in self._located(paper_ids)], dtype=np.int64))
+        return np.unique(np.array(found, dtype=np.int64))
 
     def _between(self, liked: NDArray[np.int64], avoided: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the direction of the mean of these papers' vectors, away from that of the avoided ones."""

@@ -128,6 +128,19 @@ def test_xml_is_read_in_one_place_and_no_archive_is_unpacked_to_files() -> None:
         assert not {"urllib.request", "http.client", "requests", "httpx", "aiohttp"} & imports(path), path
 
 
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in PACKAGE.glob("*/__init__.py")), ids=lambda path: path.name
+)
+def test_a_room_of_several_files_says_what_each_is_for(folder: Path) -> None:
+    told = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert [path.name for path in folder.glob("[a-z]*.py") if path.name not in told] == []
+
+
+def test_the_architecture_names_every_room() -> None:
+    told = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for name in WALK if f"`{name}.py`" not in told and f"`{name}/`" not in told] == []
+
+
 HEAVY = ("torch", "faiss", "tantivy", "sentence_transformers", "transformers", "fastapi", "numpy")
 
 

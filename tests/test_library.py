@@ -72,7 +72,7 @@ def test_every_change_has_the_next_seq(library: Library) -> None:
     assert library.versions_of("p1") == [1, 3]
     assert library.all_live_seqs(4).tolist() == [3]
     assert library.all_live_seqs(2).tolist() == [1, 2], "as it was then"
-    assert library.counts() == LibraryCounts(papers=1, changes=4, embeddings=3)
+    assert library.counts() == LibraryCounts(changes=4, embeddings=3)
 
 
 def test_a_paper_comes_back_as_it_was(library: Library) -> None:
@@ -152,7 +152,7 @@ def test_a_version_and_its_vector_are_one_commit(library: Library) -> None:
 
     with pytest.raises(RuntimeError, match="the encoder broke"):
         library.add_versions("o", [make_paper(1)], embeddings(), number_of(library))
-    assert library.counts() == LibraryCounts(0, 0, 0)
+    assert library.counts() == LibraryCounts(0, 0)
     add(library, [make_paper(2)])
     assert library.last_seq() == 1
 
@@ -667,7 +667,7 @@ def test_a_purge_keeps_what_others_share_and_the_numbers(library: Library) -> No
     assert library.last_seq() == 7
     assert library.versions_at([1, 2, 3, 4]).keys() == {2}
     assert vectors_of(library, [2]) == [vector_of(other.text).tolist()]
-    assert library.counts() == LibraryCounts(papers=1, changes=7, embeddings=1)
+    assert library.counts() == LibraryCounts(changes=7, embeddings=1)
     assert library.known_contents("one", ["p1"]) == {}
     assert library.purge(["p1", "p3"]) == 0
     add(library, [twin])

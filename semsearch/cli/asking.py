@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import click
 
 from semsearch.cli.answers import print_answer
-from semsearch.cli.options import MODES, PageOptions, device_option, index_option, json_option, page_options
+from semsearch.cli.options import MODES, device_option, index_option, json_option, page_options
 from semsearch.cli.terminal import standard_input
 
 if TYPE_CHECKING:
     from semsearch.ranking import Mode
-    from semsearch.search import Searcher
+    from semsearch.search import Page, Searcher
 
 
 @click.command()
@@ -31,7 +31,7 @@ def search(
     query: tuple[str, ...],
     index: Path,
     mode: "Mode",
-    page_options: PageOptions,
+    page: "Page",
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +51,6 @@ def search(
     semsearch search whale songs --facets 5
     """  # noqa: D301  # click wants the character \b itself, before lines that it shall not wrap
     text = standard_input() if query == ("-",) else " ".join(query)
-    page = page_options.page()
     with opened(index, device) as searcher:
         print_answer(searcher.search(text, page, mode), page, as_json)
 
@@ -69,7 +68,7 @@ def related(
     text: str | None,
     disliked: tuple[str, ...],
     index: Path,
-    page_options: PageOptions,
+    page: "Page",
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -86,7 +85,6 @@ def related(
         raise click.UsageError("name either papers by ID or a --text")
     if disliked and not paper_ids:
         raise click.UsageError("--not has no meaning without papers named by ID")
-    page = page_options.page()
     with opened(index, device) as searcher:
         if text is None:
             answer = searcher.related(paper_ids, page, disliked)

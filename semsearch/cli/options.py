@@ -1,7 +1,6 @@
 """Which options do several commands have?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from semsearch.search import Page
+    pass
 
 DEFAULT_INDEX = "indexes/default"
 MODES = ("hybrid", "dense", "lexical")
@@ -65,33 +64,8 @@ def precision_option(command: _Command) -> _Command:
     )(command)
 
 
-@dataclass(frozen=True, slots=True)
-class PageOptions:
-    """Which part of an answer was asked for, and from which papers."""
-
-    limit: int
-    offset: int
-    collapse: bool
-    facets: int
-    exact: bool
-    conditions: tuple[tuple[str, str], ...]
-
-    def page(self) -> "Page":
-        """Return the same for a searcher.
-
-        :raises ValueError: if a filter cannot be meant, or the page reaches too far.
-        """
-        from semsearch.filters import parse_filter
-        from semsearch.search import Page
-
-        where = parse_filter(self.conditions)
-        return Page(
-            self.limit, self.offset, where, "work" if self.collapse else "none", self.facets, approximate=not self.exact
-        )
-
-
 def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of paging, filters, versions and facets; the command gets them as one `PageOptions`."""
+    """Add the options of paging, filters, versions and facets; the command gets them as one `Page`."""
 
     @wraps(command)
     def with_page(
@@ -105,14 +79,15 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         paper_id: tuple[str, ...],
         **options: Any,
     ) -> Any:
+        from semsearch.filters import escape_label, parse_filter
+        from semsearch.search import Page
+
         conditions = [(name, value) for name in _FILTERS for value in options.pop(name)]
         conditions += [] if has_doi is None else [("has_doi", str(has_doi).lower())]
-        if paper_id:
-            from semsearch.filters import escape_label
-
-            conditions.append(("ids", "|".join(map(escape_label, paper_id))))
-        page = PageOptions(limit, offset, not no_collapse, facets, exact, tuple(conditions))
-        return command(page_options=page, **options)
+        conditions += [("ids", "|".join(map(escape_label, paper_id)))] if paper_id else []
+        where = parse_filter(conditions)
+        page = Page(limit, offset, where, "none" if no_collapse else "work", facets, approximate=not exact)
+        return command(page=page, **options)
 
     added = [
         click.option(

@@ -6,7 +6,8 @@
     reference.py    sentence-transformers: what all others are checked against
     compiled.py     the converted network on OpenVINO: the fast way on a processor, without torch
     accelerated.py  the model in half precision: the fast way on a GPU
-    networks.py     where converted networks are kept; conversion.py makes them, probes.py compares
+    networks.py     where converted networks are kept; conversion.py makes them, apart.py in a process of its own,
+                    probes.py compares
     queries.py      how concurrent queries share an encoder
     loading.py      which of them it is to be
 

@@ -19,7 +19,7 @@ from semsearch.encoders.model import ModelFolder
 from semsearch.errors import EncoderError
 
 RECIPE = "openvino-1"
-NETWORK, WEIGHTS = "network.xml", "network.bin"
+NETWORK = "network.xml"  # its weights stand beside it, in network.bin
 _RECORD = "record"  # its own sha256, a line break, JSON
 
 

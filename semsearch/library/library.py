@@ -61,9 +61,8 @@ _PAGES_PER_STEP = 2_000  # of 4 KB
 
 @dataclass(frozen=True, slots=True)
 class LibraryCounts:
-    """How much the library holds: live papers, changes of all kinds, embeddings of all encoders."""
+    """How much the library holds: changes of all kinds, embeddings of all encoders."""
 
-    papers: int
     changes: int
     embeddings: int
 
@@ -343,12 +342,8 @@ class Library:
 
     def counts(self) -> LibraryCounts:
         """Return how much the library holds."""
-        with self._lock, explained(self.path):
-            papers = len(self.all_live_seqs(self.last_seq()))
-            row = self._connection.execute(
-                "SELECT (SELECT count(*) FROM changes), (SELECT count(*) FROM embeddings)"
-            ).fetchone()
-        return LibraryCounts(papers, *row)
+        (row,) = self._rows("SELECT (SELECT count(*) FROM changes), (SELECT count(*) FROM embeddings)")
+        return LibraryCounts(*row)
 
     def known_contents(self, origin: str, paper_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the content digest of this import's last version of each of these papers that it holds."""

@@ -4,9 +4,9 @@
 source ── sources.py   which files, in which order
        ── streams.py   bytes of a file: unpacked, bounded, lines numbered
        ── jsonl.py  json_document.py  table.py  bibtex.py  tagged.py  xml_document.py  results_page.py
-                       a format each: the raw fields of each record
+                       a format each: the raw fields of each record, as records.py has it
        ── services.py  the nested fields of well-known services made plain
-       ── fields.py    raw fields -> Paper
+       ── fields.py    raw fields -> Paper, by latex.py and markup.py without their marks
 ```
 
 A new format is one module and its name in `READERS`; docs/contributing.md has one of ten lines.

@@ -7,9 +7,10 @@ Where several processes search, `strict.py` gives the request to `workers.py`, w
 `worker.py`, and the rest happens there.
 Who may add and delete papers is for `admin.py`, how it is done for `changes.py`. `live.py` keeps the searcher up with
 the index, `merges.py` keeps its segments few, `paging.py` gives the pages of one ranking one searcher, `answers.py`
-describes what comes back, `refusals.py` how a request is turned down, `limits.py` how much is too much, `work.py` when
-its time is over. `models.py` finds the encoder, `metrics.py` and `logs.py` tell whoever runs it, `systemd.py` the
-service manager.
+describes what comes back and `html.py` makes pages of it, `refusals.py` says how a request is turned down, `limits.py`
+how much is too much, `work.py` when its time is over. `clients.py` tells who asks, `scrub.py` reads files again while
+they are served. `app.py` puts it all together, `server.py` runs and ends it; `models.py` finds the encoder,
+`metrics.py` and `logs.py` tell whoever runs it, `systemd.py` the service manager.
 """
 
 from semsearch.service.admin import Admin

@@ -123,8 +123,9 @@ def judged(path: Path, ledger: Ledger, numbers: Iterable[int], may_be_damaged: b
                 wrong += _torn(library, replayed, library.last_seq())
                 wrong += _not_first(replayed, found, min(_SAMPLE, len(found)))
             live = sum(edition != GONE for edition in (ledger.acknowledged | found).values())
-            if library.counts().papers != live:
-                wrong.append(("torn", f"{library.counts().papers} papers are live, {live} should be"))
+            held = len(library.all_live_seqs(library.last_seq()))
+            if held != live:
+                wrong.append(("torn", f"{held} papers are live, {live} should be"))
     except SemsearchError as error:
         wrong.append(("unloadable", str(error)))
         found = {}
