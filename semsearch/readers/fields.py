@@ -185,7 +185,7 @@ def _sorted_out(fields: Mapping[str, Any]) -> tuple[_Candidates, dict[str, Any]]
         if role is None:
             extra[key] = value
             continue
-        if isinstance(value, str) and len(value) <= _LONGEST_NOTHING and value.strip().lower() in _NOTHING:
+        if value.__class__ is str and len(value) <= _LONGEST_NOTHING and value.strip().lower() in _NOTHING:
             continue
         name, rank = role
         if name in candidates:

@@ -17,8 +17,13 @@ from semsearch.readers import latex
 _Fields = Mapping[str, Any]
 
 
+_TELLING = {"abstract_inverted_index", "content", "container-title", "issued", "externalIds", "versions"}
+
+
 def plain(fields: _Fields) -> _Fields:
     """Return the record in fields that `fields.py` knows, or as it is."""
+    if _TELLING.isdisjoint(fields) and type(fields.get("title")) is not list:
+        return fields  # nearly all, so nothing more is looked for in them
     if "abstract_inverted_index" in fields:
         return _openalex(fields)
     if isinstance(fields.get("content"), dict) and "title" in fields["content"]:
