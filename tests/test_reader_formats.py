@@ -506,6 +506,11 @@ def test_names_of_csl_json(tmp_path: Path, author: dict[str, str], name: str) ->
     assert (paper.authors, paper.title, paper.published, paper.extra["citation_key"]) == ((name,), "", None, "key2019")
 
 
+def test_a_title_in_a_list_keeps_its_id(tmp_path: Path) -> None:
+    paper = of_json(tmp_path, id="p1", title=["On things"], abstract="They are.")
+    assert (paper.paper_id, paper.title, paper.extra) == ("p1", "On things", {})
+
+
 ANSWERS = {
     "crossref": {"status": "ok", "message": {"total-results": 1, "items": [{"title": ["T"], "abstract": "A."}]}},
     "europe pmc": {"hitCount": 1, "resultList": {"result": [{"title": "T", "abstractText": "A.", "pubYear": "2019"}]}},

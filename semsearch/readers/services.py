@@ -108,7 +108,8 @@ def _csl(fields: _Fields) -> _Fields:
         value = made.get(name)
         if isinstance(value, list):
             made[name] = value[0] if value else None
-    if isinstance(fields.get("id"), str) and not _NAMES_A_PAPER.search(fields["id"]):
+    is_cited = "container-title" in fields or "issued" in fields
+    if is_cited and isinstance(fields.get("id"), str) and not _NAMES_A_PAPER.search(fields["id"]):
         made["citation_key"] = made.pop("id")  # one writer's word for it
     if "container-title" in made:
         made.setdefault("venue", made.pop("container-title"))
