@@ -193,14 +193,15 @@ _ACL = re.compile(
     r"(?P<name>[a-z]\d{2}-\d{4}|\d{4}\.[a-z0-9_]+-[a-z0-9_]+\.\d+)(?:v\d+)?(?:\.pdf|/)?$",
     re.IGNORECASE | re.ASCII,
 )
+_OPENALEX = re.compile(r"^(?:openalex:\s*|https?://(?:api\.)?openalex\.org/(?:works/)?)(?P<name>w\d+)$", re.IGNORECASE)
 _ARXIV_DOI = re.compile(r"^10\.48550/arxiv\.(?P<number>.+)$", re.IGNORECASE)
 
 
 def normalise_id(paper_id: str) -> str:
     """Return the one spelling of an id under which a paper is stored and found.
 
-    arXiv, DOI and ACL ids are recognised bare, prefixed or as a web address; a version suffix is dropped, a DOI's case
-    is folded. Any other id is kept as it is.
+    arXiv, DOI and ACL ids are recognised bare, prefixed or as a web address, OpenAlex's prefixed or as one; a version
+    suffix is dropped, a DOI's case is folded. Any other id is kept as it is.
 
     >>> normalise_id("https://arxiv.org/abs/2101.00001v2"), normalise_id("DOI:10.1000/ABC"), normalise_id("P18-1001")
     ('arxiv:2101.00001', 'doi:10.1000/abc', 'acl:P18-1001')
@@ -214,6 +215,8 @@ def normalise_id(paper_id: str) -> str:
         return _doi_id(match["name"])
     if match := _ACL.match(stripped):
         return f"acl:{_acl_case(match['name'])}"
+    if match := _OPENALEX.match(stripped):
+        return f"openalex:{match['name'].upper()}"
     return _usable_id(stripped)
 
 

@@ -1,6 +1,6 @@
 """What does the library hold that is not published yet, and which generation comes next?
 
-A generation is derived: no paper is encoded here, so what is missing or damaged can always be made again from the
+A generation is derived: no paper is encoded for it, so what is missing or damaged can always be made again from the
 library. The next generation is its parent plus what changed since; without a sound parent it is the whole library.
 """
 
@@ -61,7 +61,7 @@ def publish_pending(
     most_merged: int | None = None,
     encoder: Encoder | None = None,
 ) -> Generation:
-    """Return the live generation after publishing what the library holds beyond it; no paper is encoded here.
+    """Return the live generation after publishing what the library holds beyond it; only `prepare` encodes papers.
 
     Where the live one is of another encoder, this goes on from one that is staged, or that was live before. Where no
     sound generation of this encoder is left, the whole of it is rebuilt from the library.

@@ -164,8 +164,9 @@ def update_index(
             after = parent.manifest.last_seq if parent and same_space else 0
             # A service may add and delete papers meanwhile, encoded for the model that it still serves. They are
             # published too: an older state of the library would take back what was deleted.
-            while run.encode_missing(after, library.last_seq()) > _WINDOW_PAPERS:
-                pass
+            before = run.encode_missing(after, library.last_seq())
+            while before > (lately := run.encode_missing(after, library.last_seq())) > _WINDOW_PAPERS:
+                before = lately
             if beside:
                 up_to = library.last_seq()
                 run.encode_missing(after, up_to)

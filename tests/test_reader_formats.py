@@ -9,7 +9,7 @@ import pytest
 
 from semsearch.errors import SourceError
 from semsearch.papers import Paper, text_id
-from semsearch.readers import Found, Rejected, read, streams
+from semsearch.readers import Found, Rejected, latex, read, streams
 
 
 def entries(path: Path, content: str | bytes) -> list[Found | Rejected]:
@@ -236,7 +236,7 @@ def test_records_of_medline(tmp_path: Path) -> None:
 
 
 def test_an_oversize_record_is_rejected_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semsearch.readers.tagged.MAX_RECORD_BYTES", 200)
+    monkeypatch.setattr("semsearch.readers.tagged.MAX_RECORD_BYTES", 1_000)
     good = "TY  - JOUR\nTI  - Good\nAB  - It is.\nER  - \n"
     found = outcome(
         entries(tmp_path / "a.ris", good + "TY  - JOUR\n" + "AB  - It is too long.\n" * 20 + "ER  - \n" + good)
@@ -557,3 +557,99 @@ def test_a_format_is_known_by_its_content(tmp_path: Path, content: str, format: 
 def test_no_word_of_a_parser_reaches_the_user(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     entries(tmp_path / "a.bib", "@article{b, title = {No end\n" + GOOD_ENTRY)
     assert not re.search(r"\S", capfd.readouterr().err)
+
+
+# --- what tries to take too much ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "created", ["Mon, 2 Apr 99999999999999 19:18:42 GMT", "Mon, 2 Apr 2007 19:18:42 +99999999999999999999", "later"]
+)
+def test_a_date_that_is_none_costs_no_record(tmp_path: Path, created: str) -> None:
+    versions = [{"created": created}]
+    assert of_json(tmp_path, title="T", abstract="A.", versions=versions, update_date="x").published is None
+
+
+@pytest.mark.parametrize("encoding", ["foo", "shift_jis", "euc-jp"])
+def test_an_encoding_that_cannot_be_read_is_an_error_of_the_source(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.xml").write_text(f'<?xml version="1.0" encoding="{encoding}"?><feed><entry/></feed>')
+    with pytest.raises(SourceError, match="cannot be read on as XML"):
+        list(read(tmp_path / "a.xml"))
+
+
+def test_a_word_that_stands_everywhere_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    places = {"long" * 25_000: list(range(50_000))}
+    (entry,) = entries(tmp_path / "a.jsonl", json.dumps({"title": "T", "abstract_inverted_index": places}))
+    assert isinstance(entry, Rejected) and "characters; at most 100,000" in entry.reason
+    assert of_json(tmp_path, title="T", abstract=None, abstract_inverted_index={"A.": [0]}).abstract == "A."
+
+
+def test_macros_that_multiply_are_bounded(tmp_path: Path) -> None:
+    macro = "@string{a = {" + "x" * 10_000 + "}}\n@string{b = a # { and} }\n"
+    entry = "@misc{k, title = {T}, abstract = " + " # ".join("a" for _ in range(10_000)) + "}\n"
+    found = entries(tmp_path / "a.bib", macro + entry + "@misc{l, title = b, abstract = {A.}}\n")
+    assert [text.partition(" has ")[0] for _, text in outcome(found)] == ["the abstract", "the title"]
+
+
+@pytest.mark.parametrize("text", ["$" + "{" * 50_000 + " $", "$a " * 30_000, "$x" * 40_000, "\\$" * 40_000])
+def test_latex_takes_no_longer_than_it_is_long(text: str) -> None:
+    assert len(latex.plain(text)) <= len(text)
+
+
+@pytest.mark.parametrize(
+    ("date", "published"),
+    [("2019 06 12", "2019-06-12"), ("2019 6", "2019-06"), ("2019 13", None), ("2019 6 1 2", None)],
+)
+def test_dates_in_figures_with_blanks(tmp_path: Path, date: str, published: str | None) -> None:
+    assert of_json(tmp_path, title="T", abstract="A.", date=date).published == published
+
+
+def test_what_ris_repeats_is_kept(tmp_path: Path) -> None:
+    lines = [
+        "TY  - JOUR",
+        "TI  - T",
+        "AB  - ",
+        "AB  - One.",
+        "ER - positive",
+        "AB  - Two.",
+        "DO  - 10.1/x",
+        "DO  - 10.1000/x",
+    ]
+    (paper,) = papers(tmp_path / "a.ris", "\n".join(lines) + "\nER  - \n")
+    assert paper.abstract == "One. ER - positive Two."
+    assert paper.extra["more_doi"] == ["10.1000/x"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (r"{\"O}zg{\"u}r, Arzucan", "Arzucan Özgür"),
+        ("{van der Berg}, Jan", "Jan van der Berg"),
+        ("{The {T}hings, Inc.}", "The Things, Inc."),
+        (r"Bal{\'a}zs, Cs.", "Cs. Balázs"),
+    ],
+)
+def test_names_of_bibtex(tmp_path: Path, typed: str, name: str) -> None:
+    (paper,) = papers(tmp_path / "a.bib", f"@misc{{k, title = {{T}}, abstract = {{A.}}, author = {{{typed}}}}}")
+    assert paper.authors == (name,)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"title": "T", "summary": "An abstract.", "notes": [{"by": "me"}]},
+        {"title": "T", "items": [{"a": 1}], "abstract": "An abstract."},
+        {"name": "T", "summary": "An abstract.", "papers": [{"a": 1}]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_paper_with_a_list_of_objects_is_a_paper(tmp_path: Path, record: dict[str, Any], indent: int | None) -> None:
+    (paper,) = papers(tmp_path / "a.json", json.dumps(record, indent=indent))
+    assert paper.abstract == "An abstract."
+
+
+@pytest.mark.parametrize("head", [{"type": "abstract"}, {"title": "Papers of a year", "kind": "title"}])
+def test_a_list_of_papers_with_a_title_of_its_own_is_a_list(tmp_path: Path, head: dict[str, str]) -> None:
+    listed = head | {"papers": [{"title": "T", "abstract": "A."}]}
+    (paper,) = papers(tmp_path / "a.json", json.dumps(listed, indent=1))
+    assert paper.title == "T"

@@ -64,7 +64,8 @@ class _Commands(click.Group):
         """Run the command that was named."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout:  # which a caller may have closed
+                sys.stdout.flush()
         except BrokenPipeError as error:
             raise _NobodyReadsError from error
         return result

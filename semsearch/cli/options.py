@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_INDEX = "indexes/default"
 MODES = ("hybrid", "dense", "lexical")

@@ -3,7 +3,7 @@
 The only file that knows the names inside it:
 
     library.db                 the truth
-    CURRENT                    "<generation> <sha256 of its manifest> <xxh3 of both>", replaced by rename only
+    CURRENT                    "<generation> <sha256 of its manifest> <its encoder's fingerprint> <xxh3 of all>"
     LOCK, REINDEX, MERGE       held by the one publisher, and for the whole of a reindex or of a merge
     merging/                   a segment that is being merged from several
     staged/                    a generation that is not served: one of another model, to be compared and switched to

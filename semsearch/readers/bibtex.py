@@ -6,6 +6,7 @@ costs itself only, and no more than one is held. LaTeX becomes plain text.
 A citation key ("smith2019") is one writer's word for a paper, so it is no id: it is kept as `citation_key`.
 """
 
+import io
 import logging
 import re
 from collections.abc import Iterator
@@ -25,10 +26,11 @@ from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Strea
 logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)  # what it says of an entry is said by its rejection
 
 _STARTS_BLOCK = re.compile(rb"[ \t]*@\w+[ \t]*[{(]")
-_MOST_MACROS = 10_000
+_MOST_MACRO_CHARACTERS = 256 * 1024  # of all of them together, and so of twice as many in the worst case
 _VERBATIM = frozenset({"url", "doi", "eprint", "file", "link", "pdf"})
 _ESCAPED = re.compile(r"\\([_%&#$~{}])")
 _BETWEEN_KEYWORDS = re.compile(r"[,;]")
+_WHOLLY_IN_BRACES = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")  # an organisation's name, with commas of its own
 _AND_OTHERS = "others"
 _BARE = "no-enclosing"  # bibtexparser's word for a value without braces or quotes that is no number
 
@@ -46,8 +48,8 @@ def records(stream: Stream) -> Iterator[Record | Unusable]:
             yield Unusable(line + block.count(b"\n", 0, error.start), "the record is not valid UTF-8 in this line")
             continue
         for parsed in parse_string(text).blocks:
-            if isinstance(parsed, String) and len(macros) < _MOST_MACROS:
-                macros[parsed.key.lower()] = str(parsed.value)
+            if isinstance(parsed, String) and sum(map(len, macros.values())) < _MOST_MACRO_CHARACTERS:
+                macros[parsed.key.lower()] = _joined(parsed, macros)[:_MOST_MACRO_CHARACTERS]
             yield from _record(line, parsed, macros)
 
 
@@ -99,16 +101,20 @@ def _fields(entry: Entry, macros: dict[str, str]) -> dict[str, Any]:
     return fields
 
 
-def _joined(field: Field, macros: dict[str, str]) -> str:
-    """Return a field's value, macros put in and `#` carried out."""
+def _joined(field: Field | String, macros: dict[str, str]) -> str:
+    """Return a field's value, macros put in and `#` carried out, as far as a record may be long."""
     if field.enclosing != _BARE:
         return str(field.value)
-    parts = (part.strip() for part in str(field.value).split("#"))
-    return "".join(macros.get(part.lower(), part.strip('"{}')) for part in parts)
+    joined = io.StringIO()
+    for part in str(field.value).split("#"):
+        joined.write(macros.get(part.strip().lower(), part.strip().strip('"{}')))
+        if joined.tell() > MAX_RECORD_BYTES:
+            break
+    return joined.getvalue()
 
 
 def _person(name: str) -> str:
-    return latex.plain(name) if name.startswith("{") else given_first(latex.plain(name))
+    return latex.plain(name) if _WHOLLY_IN_BRACES.fullmatch(name) else given_first(latex.plain(name))
 
 
 def looks_like(head: bytes) -> bool:

@@ -23,7 +23,14 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from semsearch.errors import RecordError
-from semsearch.papers import MAX_TITLE_CHARACTERS, Paper, normalise_id, normalise_published, normalise_text
+from semsearch.papers import (
+    MAX_ABSTRACT_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    Paper,
+    normalise_id,
+    normalise_published,
+    normalise_text,
+)
 from semsearch.readers import markup, services
 from semsearch.readers.jsonl import KINDS
 
@@ -260,11 +267,11 @@ def _wording(key: str, value: object) -> str:
 
 
 def _prose(key: str, value: object) -> str:
-    return markup.plain(_wording(key, value))
+    text = _wording(key, value)
+    return markup.plain(text) if len(text) <= MAX_ABSTRACT_CHARACTERS else text  # which is refused as too long
 
 
 _ARXIV_PARTS = re.compile(r"(\d{3,4})\.(\d{1,5})")
-_OPENALEX_ADDRESS = "https://openalex.org/"
 
 
 def _identity(key: str, value: object) -> str:
@@ -281,8 +288,6 @@ def _identity(key: str, value: object) -> str:
         # A table program took the id for a number and cut its outer zeros; from 2015 on, five digits follow the dot.
         month = match[1].zfill(4)
         return f"{month}.{match[2].ljust(5 if month >= '1501' else 4, '0')}"
-    if identity.startswith(_OPENALEX_ADDRESS):
-        return f"openalex:{identity.removeprefix(_OPENALEX_ADDRESS)}"
     return identity
 
 
@@ -335,6 +340,7 @@ def _date(value: object) -> str | None:
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?P<month>" + "|".join(_MONTHS) + r")[a-z]*\.?"
+_PARTED_BY_SPACES = re.compile(r"\d{4}(?: \d{1,2}){1,2}")
 _SPELLED_DATES = [
     re.compile(rf"(?P<year>\d{{4}})[ -]{_MONTH}(?:[ -](?P<day>\d{{1,2}})\b)?", re.IGNORECASE),
     re.compile(rf"(?:(?P<day>\d{{1,2}})[ -])?{_MONTH},?[ -](?P<year>\d{{4}})", re.IGNORECASE),
@@ -345,9 +351,11 @@ _SPELLED_DATES = [
 def _in_figures(date: str) -> str:
     """Return a date that names its month in English as an ISO date; of a range, the begin.
 
-    >>> _in_figures("2019 Jun 12"), _in_figures("June 2019"), _in_figures("2019 Jun-Jul"), _in_figures("Jun 12, 2019")
-    ('2019-6-12', '2019-6', '2019-6', '2019-6-12')
+    >>> _in_figures("2019 Jun 12"), _in_figures("June 2019"), _in_figures("2019 Jun-Jul"), _in_figures("2019 06 12")
+    ('2019-6-12', '2019-6', '2019-6', '2019-06-12')
     """
+    if _PARTED_BY_SPACES.fullmatch(date):
+        return date.replace(" ", "-")
     for form in _SPELLED_DATES:
         if match := form.match(date):
             parts = (match["year"], _MONTHS.index(match["month"].lower()) + 1, match["day"])

@@ -16,7 +16,8 @@ from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Line,
 _MARKS = re.compile(rb'[\[\]{}",]')
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)  # up to the closing quote, or the end of the chunk
 _OPENING = b"[{"
-_WRAPPERS = frozenset(name.encode() for name in jsonl.WRAPPERS)
+_WRAPPERS = {name.encode(): {tells.encode() for tells in of_a_paper} for name, of_a_paper in jsonl.WRAPPERS.items()}
+_TELLING = frozenset[bytes]().union(*_WRAPPERS.values())
 _ENVELOPES = frozenset(name.lower().encode() for name in jsonl.ENVELOPES)
 _MAX_KEY_BYTES = 64
 
@@ -56,7 +57,7 @@ class _Cutter:
 
     `depth` counts open brackets. `list_depth` is the depth inside the list whose items are records, or None. While a
     top-level object is open and has shown no such list, it is held as a record itself: a list is one only if it begins
-    with an object, and no field named abstract stands before it.
+    with an object, and nothing that only a paper has stands before it.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,9 @@ class _Cutter:
         self._wrapped = False
         self._may_wrap = False  # the mark before this one opened a list that may hold the records
         self._envelope_depth = 1  # of the objects in which such a list may stand
-        self._has_abstract = False
+        self._keys: set[bytes] = set()  # of the top-level object, those that may tell that it is a paper
+        self._is_key = False  # of the string that is open
+        self._mark = b""  # the last one
         self._stray_told = False
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -100,10 +103,11 @@ class _Cutter:
                 break
             mark = match[0]
             self._may_wrap = self._may_wrap and mark == b"{"
+            before, self._mark = self._mark, mark
             if self.depth == 0 and mark not in _OPENING:
                 yield from self._stray(at)
             if mark == b'"':
-                self.quoted, self._key = True, b""
+                self.quoted, self._key, self._is_key = True, b"", before in (b"{", b",")
             elif mark in _OPENING:
                 self._open(mark, at)
             elif mark != b",":
@@ -123,8 +127,8 @@ class _Cutter:
         if end < len(self._chunk):
             self.quoted = self._chunk[end] != ord('"')
             self._resume = int(self.quoted)  # a backslash ends the chunk; what it escapes begins the next one
-            if self.depth == 1 and not self.quoted:
-                self._has_abstract = self._has_abstract or self._key.lower() == b"abstract"
+            if self.depth == 1 and self._is_key and not self.quoted:
+                self._keys |= {self._key.lower()} & _TELLING
         return end + 1
 
     def _open(self, mark: bytes, at: int) -> None:
@@ -134,7 +138,7 @@ class _Cutter:
             if mark == b"[":
                 self.list_depth = 1
                 self._begin(at + 1)
-            self._may_wrap, self._has_abstract, self._envelope_depth = False, False, 1
+            self._may_wrap, self._keys, self._envelope_depth = False, set(), 1
         elif self.list_depth is None:
             self._look_for_list(mark, at)
         self.depth += 1
@@ -146,8 +150,9 @@ class _Cutter:
             self._begin(at)
         elif mark == b"{" and self.depth == 1 and self._key.lower() in _ENVELOPES:
             self._envelope_depth = 2
-        is_known = mark == b"[" and self.depth == self._envelope_depth and self._key.lower() in _WRAPPERS
-        self._may_wrap = is_known and not self._has_abstract
+        of_a_paper = _WRAPPERS.get(self._key.lower(), self._keys)
+        is_here = mark == b"[" and self.depth == self._envelope_depth
+        self._may_wrap = is_here and self._key.lower() in _WRAPPERS and of_a_paper.isdisjoint(self._keys)
 
     def _close(self, at: int) -> Iterator[Line | Unusable]:
         if self.depth == 0:

@@ -7,8 +7,12 @@ from typing import Any
 from semsearch.readers.records import Reader, Record, Unusable
 from semsearch.readers.streams import MAX_RECORD_REASON, Stream
 
-WRAPPERS = frozenset({"papers", "data", "results", "records", "items", "notes", "articles", "works", "hits", "result"})
-"""Under these names an object without an abstract may hold the list of papers, instead of being one."""
+ABSTRACTS = frozenset({"abstract", "summary"})
+WRAPPERS = {
+    **dict.fromkeys(("papers", "data", "results", "records"), ABSTRACTS),
+    **dict.fromkeys(("items", "notes", "articles", "works", "hits", "result"), ABSTRACTS | {"title"}),
+}
+"""Under these names an object may hold the list of papers, instead of being one; and what tells that it is one."""
 
 ENVELOPES = frozenset({"message", "resultList"})
 """Under these names a service's answer holds an object that holds the list: Crossref and Europe PMC do so."""
@@ -80,10 +84,10 @@ def _is_record(line: bytes) -> bool:
 
 def wraps(value: object) -> bool:
     """Whether an object holds a list of papers instead of being one."""
-    if not isinstance(value, dict) or "abstract" in value:
+    if not isinstance(value, dict):
         return False
-    lists = [value[name] for name in WRAPPERS if isinstance(value.get(name), list)]
-    return any(items and isinstance(items[0], dict) for items in lists)
+    lists = [value[name] for name, of_a_paper in WRAPPERS.items() if name in value and of_a_paper.isdisjoint(value)]
+    return any(isinstance(items, list) and items and isinstance(items[0], dict) for items in lists)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

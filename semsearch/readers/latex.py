@@ -16,7 +16,7 @@ from semsearch.papers import MAX_ABSTRACT_CHARACTERS
 logging.getLogger("pylatexenc").setLevel(logging.CRITICAL)  # what is no LaTeX stays as it is, and nobody need be told
 
 _MARKUP = re.compile(r"[\\{}$~]|--|``|''")
-_FORMULA = re.compile(r"(\$(?=\S)(?:[^$]*(?:\\[A-Za-z]|[\^_{=<>|])[^$]*|\w)(?<=\S)\$(?!\d))")  # "$5 and $6" is none
+_SIGN_OF_FORMULA = re.compile(r"\\[A-Za-z]|[\^_{=<>|]")
 _LETTER = r"(?:\{\s*\\?[A-Za-z]{1,2}\s*\}|\\?[A-Za-z])"
 _ACCENT = re.compile(rf"\\[`'^\"~=.]\s*{_LETTER}|\\[Hcudbrkvt](?:\s+{_LETTER}|\{{\s*\\?[A-Za-z]\s*\}})")
 _WORD = re.compile(
@@ -38,9 +38,24 @@ def plain(text: str) -> str:
     """
     if not _MARKUP.search(text) or len(text) > MAX_ABSTRACT_CHARACTERS:
         return text
-    pieces = _FORMULA.split(text)
-    pieces[::2] = [_words(piece) for piece in pieces[::2]]
-    return "".join(pieces)
+    pieces = text.split("$")
+    written, words = list[str](), [pieces[0]]
+    at = 1
+    while at < len(pieces):
+        inside, behind = pieces[at], pieces[at + 1] if at + 1 < len(pieces) else None
+        if behind is not None and not words[-1].endswith("\\") and _is_formula(inside, behind):
+            written += [_words("".join(words)), f"${inside}$"]
+            words, at = [behind], at + 2
+        else:
+            words += ["$", inside]
+            at += 1
+    return "".join([*written, _words("".join(words))])
+
+
+def _is_formula(text: str, behind: str) -> bool:
+    """Whether this, between two dollars, is a formula: in "$5 and $6" is none."""
+    stands_close = text == text.strip() and not behind[:1].isdigit()
+    return stands_close and (len(text) == 1 or _SIGN_OF_FORMULA.search(text) is not None)
 
 
 def _words(text: str) -> str:

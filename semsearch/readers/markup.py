@@ -14,7 +14,7 @@ _INLINE_TAG = re.compile(
 )
 _BLOCK_TAG = re.compile(rf"</?(?:jats:)?(?:{_BLOCK})(?:{_ATTRIBUTES})>", re.IGNORECASE)
 _HEADING = re.compile(r"<(jats:)?title>\s*Abstract\s*</\1?title>", re.IGNORECASE)
-_SECOND_FORMULA = re.compile(r"(?<=\$|>)\s*<mml:math\b[^<>]*>(?:(?!</mml:math>).){0,10000}</mml:math>", re.DOTALL)
+_SECOND_FORMULA = re.compile(r"(?<=\$|>)\s*<mml:math\b[^<>]*>(?:(?!</?mml:math\b).)*</mml:math>", re.DOTALL)
 _TEX = re.compile(r"\$|</(?:jats:)?tex-math>")
 _CHARACTER = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 

@@ -41,7 +41,7 @@ def _openalex(fields: _Fields) -> _Fields:
     """Return a work of OpenAlex, https://docs.openalex.org/api-entities/works/work-object."""
     made = dict(fields)
     words = made.pop("abstract_inverted_index")
-    if "abstract" not in made and isinstance(words, dict):
+    if not made.get("abstract") and isinstance(words, dict):
         made["abstract"] = _in_order(words)
     if isinstance(name := made.pop("display_name", None), str):
         made.setdefault("title", name)
@@ -72,13 +72,14 @@ def _in_order(places: dict[str, Any]) -> str:
     >>> _in_order({"to": [0, 4], "be": [1, 5], "or": [2], "not": [3]})
     'to be or not to be'
     """
-    found = [
-        (place, word)
-        for word, where in places.items()
-        if isinstance(where, list)
-        for place in where[:MAX_ABSTRACT_CHARACTERS]
-        if isinstance(place, int)
-    ]
+    found: list[tuple[int, str]] = []
+    characters = 0
+    for word, where in places.items():
+        for place in where if isinstance(where, list) else ():
+            found += [(place, word)] if isinstance(place, int) else []
+            characters += len(word) + 1
+            if characters > 2 * MAX_ABSTRACT_CHARACTERS:  # a word may be long and stand everywhere: refused as too long
+                return " ".join(each for _, each in found)[: 2 * MAX_ABSTRACT_CHARACTERS]
     return " ".join(word for _, word in sorted(found))
 
 
@@ -150,7 +151,7 @@ def _arxiv(fields: _Fields) -> _Fields:
     created = _inside(fields["versions"][0], "created") if fields["versions"] else None
     try:
         day = parsedate_to_datetime(created).date().isoformat() if isinstance(created, str) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         day = None
     return {"date": day} | made
 

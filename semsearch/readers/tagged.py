@@ -22,6 +22,7 @@ from semsearch.readers.records import Reader, Record, Unusable
 from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Line, Stream
 
 _Tags = dict[str, list[str]]
+_LINE_BYTES = 64  # so that a record of empty lines is bounded too
 
 
 class _Dialect(NamedTuple):
@@ -44,7 +45,7 @@ class _Open:
 
     def take(self, tag: str | None, text: str) -> None:
         """Add a line's text to the field that it names, or else to the one above."""
-        self._size += len(text)
+        self._size += len(text) + _LINE_BYTES
         if self._size > MAX_RECORD_BYTES:
             self.spoil(MAX_RECORD_REASON)
         elif tag:
@@ -115,7 +116,12 @@ def _ris_fields(tags: _Tags) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, choices in _RIS_NAMES.items():
         if values := next((tags.pop(tag) for tag in choices.split() if any(tags.get(tag, ()))), None):
+            values = list(filter(None, values))
             fields[name] = values if name in ("authors", "keywords") else values[0]
+            if name == "abstract":
+                fields[name] = " ".join(values)
+            elif values[1:] and fields[name] == values[0]:
+                fields[f"more_{name}"] = values[1:]
     if "authors" in fields:
         fields["authors"] = [given_first(name) for name in fields["authors"]]
     for name in ("date", "published", "year"):
@@ -131,8 +137,8 @@ _IS_DOI = " [doi]"
 def _medline_fields(tags: _Tags) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, choices in _MEDLINE_NAMES.items():
-        if values := next((tags.pop(tag) for tag in choices.split() if tag in tags), None):
-            fields[name] = values[0]
+        if values := next((tags.pop(tag) for tag in choices.split() if any(tags.get(tag, ()))), None):
+            fields[name] = " ".join(values) if name == "abstract" else next(filter(None, values))
     fields["authors"] = [given_first(name) for name in tags.pop("FAU", None) or tags.pop("AU", [])] + tags.pop("CN", [])
     fields["keywords"] = tags.pop("OT", []) + tags.pop("MH", [])
     numbers = [number for tag in ("LID", "AID") for number in tags.get(tag, ()) if number.endswith(_IS_DOI)]
@@ -146,7 +152,7 @@ def _others(tags: _Tags) -> dict[str, Any]:
     return {tag: values[0] if len(values) == 1 else values for tag, values in tags.items()}
 
 
-_RIS = _Dialect(re.compile(r"(?P<tag>[A-Z][A-Z0-9])  ?-(?: |\s*$)"), "TY", "ER", _ris_fields)
+_RIS = _Dialect(re.compile(r"(?P<tag>[A-Z][A-Z0-9])  -(?: |\s*$)"), "TY", "ER", _ris_fields)
 _MEDLINE = _Dialect(re.compile(r"(?P<tag>[A-Z][A-Z ]{3})- "), "PMID", None, _medline_fields)
 
 

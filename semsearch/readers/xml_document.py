@@ -127,7 +127,7 @@ def _refuse_entity(name: str, *_: object) -> None:
     raise _RefusedError(f"it declares the entity {name[:40]!r}")
 
 
-_ELEMENT_BYTES = 64  # so that a record of empty elements is bounded too
+_ELEMENT_BYTES = 64  # of each element and attribute, so that a record of empty ones is bounded too
 
 
 class _Cutter:
@@ -164,7 +164,8 @@ class _Cutter:
             self._builder = TreeBuilder()
         if self._name:
             self._depth += 1
-            self._size += _ELEMENT_BYTES + len(name) + sum(map(len, attributes.values()))
+            self._size += _ELEMENT_BYTES + len(name)
+            self._size += sum(_ELEMENT_BYTES + len(key) + len(value) for key, value in attributes.items())
             if self._size <= MAX_RECORD_BYTES:
                 self._builder.start(name, attributes)
 
@@ -225,7 +226,7 @@ def _fed(cutter: _Cutter, piece: bytes) -> str:
     """Return why the document cannot be read on, if so."""
     try:
         cutter.feed(piece, not piece)
-    except (expat.ExpatError, _RefusedError) as error:
+    except (expat.ExpatError, _RefusedError, LookupError, ValueError) as error:  # the last two of unknown encodings
         return str(error)
     return ""
 

@@ -360,7 +360,6 @@ class LiveSearcher:
             found = self._folder.library.stat()
             self._libraries.append(Library.open(self._folder.library))
             self._library_file = (found.st_dev, found.st_ino)
-            self._deleted_up_to = 0  # its seqs are others
         return self._libraries[-1]
 
     def _opened_generation(self, library: Library, anew: bool) -> Generation | None:
@@ -431,7 +430,9 @@ class LiveSearcher:
         in_use = self._searcher.encoder if self._searcher else None
         encoder = self._models.encoder_for(generation.manifest.encoder, in_use)
         served = self._searcher.generation.manifest.last_seq if self._searcher else 0
-        if self._searcher and self._searcher.library is library:  # others delete too, and nobody may page on in that
+        if self._searcher and self._searcher.library is not library:
+            self._deleted_up_to = 0  # the seqs of another index are others
+        elif self._searcher:  # others delete too, and nobody may page on in what they deleted
             self._deleted_up_to = max(library.last_deletion(served, generation.manifest.last_seq), self._deleted_up_to)
         replaced = {} if anew else self._replaced_by(library, generation)
         if self._followers:
