@@ -598,7 +598,7 @@ def test_latex_takes_no_longer_than_it_is_long(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("date", "published"),
-    [("2019 06 12", "2019-06-12"), ("2019 6", "2019-06"), ("2019 13", None), ("2019 6 1 2", None)],
+    [("2019 06 12", "2019-06-12"), ("2019 6", "2019-06"), ("2019 13", None), ("2019 6 1 2", "2019")],
 )
 def test_dates_in_figures_with_blanks(tmp_path: Path, date: str, published: str | None) -> None:
     assert of_json(tmp_path, title="T", abstract="A.", date=date).published == published

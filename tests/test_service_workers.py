@@ -273,10 +273,11 @@ def test_another_index_in_its_place_is_followed_without_an_answer_missed(index: 
     with served(index) as several:
         done = threading.Event()
 
-        def ask_on() -> set[int]:
+        def ask_on() -> set[tuple[int, str | None, str]]:
             statuses = set()
             while not done.is_set():
-                statuses.add(several.get("/search?q=subject3")[0])
+                status, body = several.get("/search?q=subject3")
+                statuses.add((status, body.get("error"), str(body.get("detail"))))
             return statuses
 
         with ThreadPoolExecutor(2) as pool:
@@ -284,7 +285,7 @@ def test_another_index_in_its_place_is_followed_without_an_answer_missed(index: 
             exchange_folders(tmp_path / "other", index)
             eventually(lambda: several.get("/papers/p200")[0] == 200)
             done.set()
-            assert [each.result() for each in asking] == [{200}, {200}]
+            assert [each.result() for each in asking] == [{(200, None, "None")}] * 2
         assert [status for status, _ in several.everywhere("/papers/p5")] == [404, 404]
 
 

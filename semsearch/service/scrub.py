@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from semsearch.durable import FileRecord, digest_differs
+from semsearch.errors import SemsearchError
 from semsearch.generation import Generation, IndexFolder
 from semsearch.generation.folder import MANIFEST, NOT_DAMAGE
+from semsearch.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,9 @@ class Scrub:
                 self._stopping.wait(_IDLE_SECONDS)
                 return
             difference = f"cannot be read: {os.strerror(error.errno or 0)}"
+        if difference and _is_another(path, generation):  # an index that was put in the place of the one served
+            self._stopping.wait(_IDLE_SECONDS)
+            return
         with self._lock:
             if due not in self._read_at:
                 return
@@ -140,6 +145,16 @@ class Scrub:
                 *(generation.manifest.generation, self._folder.path, name, difference),
             )
             self._on_damage(generation)
+
+
+def _is_another(path: Path, generation: Generation) -> bool:
+    """Whether the folder holds a whole manifest, but not that of the generation which was opened there."""
+    try:
+        data = (path / MANIFEST).read_bytes()
+        Manifest.from_bytes(data)
+    except (OSError, SemsearchError):
+        return False
+    return hashlib.sha256(data).hexdigest() != generation.name[1]
 
 
 def _files_of(generation: Generation) -> Iterator[_File]:

@@ -116,6 +116,7 @@ def test_what_is_no_character_is_replaced_on_a_page_and_kept_in_json() -> None:
     texts = [f"no{character}character" for character in "\ufdd0\ufffe\uffff\U0001fffe\U0010ffff"] * 3
     tried = list(content.tried(random.Random(1), texts, lambda *told: None))
     assert [each for each in tried if each[1]] == []
-    page = bytes(html.render("error.html", 404, messages=["A\ufffeb"]).body).decode()
+    typed: dict[str, object] = {"q": "", "mode": "", "collapse": "work", **{name: [] for name in html.FILTER_LABELS}}
+    page = bytes(html.render("error.html", 404, messages=["A\ufffeb"], asked=typed).body).decode()
     assert "A\ufffdb" in page
     assert "\ufffe" not in page
