@@ -284,7 +284,7 @@ def _links_to(folder: Path) -> Iterator[Path]:
     """
     try:
         links = Path(tempfile.mkdtemp(prefix="semsearch-"))
-    except OSError as error:  # with the number of a file that is missing, whatever it is that keeps it from being made
+    except FileNotFoundError as error:  # as Python says where none of the usual places can be written
         raise SemsearchError(f"no folder for temporary files can be written: {error}; name one by TMPDIR") from error
     try:
         for file in folder.resolve().iterdir():
