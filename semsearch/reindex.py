@@ -406,6 +406,7 @@ class _Run:
 
         After a change of model that is all that the library held at `up_to`.
         """
+        self._caught_up = 0
         seqs = self._library.unencoded_seqs(self._number, after, up_to)
         for start in range(0, len(seqs), _WINDOW_PAPERS):
             versions = self._library.versions_at(seqs[start : start + _WINDOW_PAPERS].tolist())

@@ -313,9 +313,13 @@ def test_a_change_of_model_takes_along_what_came_and_went_while_it_encoded(
                     publish_pending(folder, library, None)
             return super().encode_passages(passages)
 
+    def load(model: ModelFolder, device: str | None = None) -> FakeEncoder:
+        return Meanwhile(model.spec, device)
+
     other = str(_other_model(tmp_path))
-    load = lambda model, device=None: Meanwhile(model.spec, device)  # noqa: E731
-    report = update_index(folder.path, [], model=other, beside=beside, load=load)
+    told: list[Progress] = []
+    report = update_index(folder.path, [], model=other, beside=beside, load=load, on_progress=told.append)
+    assert all(each.expected is None or each.done <= each.expected for each in told if each.source == "library")
     made = open_staged(folder) if beside else open_current(folder)
     with Library.open(folder.library) as library:
         assert made.live_seqs().tolist() == library.all_live_seqs(library.last_seq()).tolist()
