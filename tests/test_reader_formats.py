@@ -591,6 +591,13 @@ def test_macros_that_multiply_are_bounded(tmp_path: Path) -> None:
     assert [text.partition(" has ")[0] for _, text in outcome(found)] == ["the abstract", "the title"]
 
 
+def test_many_small_macros_take_no_longer_than_they_are_long(tmp_path: Path) -> None:
+    macros = "".join(f"@string{{m{number} = {{}}}}\n" for number in range(20_000))
+    entry = "@misc{k, title = m1 # {T}, abstract = {A.}}\n"
+    (paper,) = papers(tmp_path / "a.bib", macros + entry)
+    assert paper.title == "T"
+
+
 @pytest.mark.parametrize("text", ["$" + "{" * 50_000 + " $", "$a " * 30_000, "$x" * 40_000, "\\$" * 40_000])
 def test_latex_takes_no_longer_than_it_is_long(text: str) -> None:
     assert len(latex.plain(text)) <= len(text)

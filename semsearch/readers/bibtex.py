@@ -26,7 +26,8 @@ from semsearch.readers.streams import MAX_RECORD_BYTES, MAX_RECORD_REASON, Strea
 logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)  # what it says of an entry is said by its rejection
 
 _STARTS_BLOCK = re.compile(rb"[ \t]*@\w+[ \t]*[{(]")
-_MOST_MACRO_CHARACTERS = 256 * 1024  # of all of them together, and so of twice as many in the worst case
+_MOST_MACRO_CHARACTERS = 1024 * 1024  # of all of them together, and so of twice as many in the worst case
+_MACRO_BYTES = 64  # so that empty ones are bounded too
 _VERBATIM = frozenset({"url", "doi", "eprint", "file", "link", "pdf"})
 _ESCAPED = re.compile(r"\\([_%&#$~{}])")
 _BETWEEN_KEYWORDS = re.compile(r"[,;]")
@@ -38,6 +39,7 @@ _BARE = "no-enclosing"  # bibtexparser's word for a value without braces or quot
 def records(stream: Stream) -> Iterator[Record | Unusable]:
     """Return the entries' fields; comments, preambles and macros (`@string`) are no records."""
     macros: dict[str, str] = {}
+    macro_characters = 0
     for line, block in _blocks(stream):
         if block is None:
             yield Unusable(line, MAX_RECORD_REASON)
@@ -48,8 +50,10 @@ def records(stream: Stream) -> Iterator[Record | Unusable]:
             yield Unusable(line + block.count(b"\n", 0, error.start), "the record is not valid UTF-8 in this line")
             continue
         for parsed in parse_string(text).blocks:
-            if isinstance(parsed, String) and sum(map(len, macros.values())) < _MOST_MACRO_CHARACTERS:
-                macros[parsed.key.lower()] = _joined(parsed, macros)[:_MOST_MACRO_CHARACTERS]
+            if isinstance(parsed, String) and macro_characters < _MOST_MACRO_CHARACTERS:
+                key, value = parsed.key.lower(), _joined(parsed, macros)[:_MOST_MACRO_CHARACTERS]
+                macros[key] = value
+                macro_characters += len(key) + len(value) + _MACRO_BYTES
             yield from _record(line, parsed, macros)
 
 
