@@ -90,13 +90,7 @@ def page_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--limit", "-n", type=click.IntRange(1, 100), default=10, show_default=True, help="How many papers."
         ),
-        click.option(
-            "--offset",
-            type=click.IntRange(0, 999),
-            default=0,
-            show_default=True,
-            help="Skip so many.",
-        ),
+        click.option("--offset", type=click.IntRange(0, 999), default=0, show_default=True, help="Skip so many."),
         *(
             click.option(flag, name, multiple=True, metavar=metavar, help=text)
             for name, (flag, metavar, text) in _FILTERS.items()
